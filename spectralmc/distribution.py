@@ -1,0 +1,252 @@
+r"""From a characteristic function to everything one asks of a distribution, whether φ is exact, empirical or learned.
+
+The outcome X = ln(outcome/F) is standardised, Z = (X − m)/s, and its density is a Fourier series on [−L, L] with w_k = πk/L,
+
+.. math:: f(z) = \frac1{2L}\Bigl(1 + 2\,\mathrm{Re}\sum_{k=1}^{K}\varphi_Z(w_k)\,e^{-iw_kz}\Bigr),
+
+so that cdf, expected shortfall, cumulants and prices are integrals of exponentials, closed and linear in φ (the complex form of the
+Fourier-cosine method: Fang and Oosterlee 2008, section 2).  An atom (a knocked-out path, a maximum still at its start) stands beside
+the series, which acts on the continuous part alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spectralmc.spectrum import FrequencyGrid
+from spectralmc.validation import Number, real
+
+CharacteristicFunction = Callable[[Tensor], Tensor]
+_MOST_FREQUENCIES = 1 << 13
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """The law of X = ln(outcome/F) for one or many parameter sets.
+
+    Shapes: ``batch`` stands for () or (B,).
+
+    Attributes
+    ----------
+    values
+        φ_Z(w_k), k = 1…K, of the continuous part, complex128, (*batch, K).
+    grid
+        the frequencies.
+    location, scale
+        m and s of Z = (X − m)/s, batch.
+    mass
+        probability of the continuous part, batch.
+    atom
+        the point of X that carries the rest, batch; irrelevant where ``mass`` is 1.
+    """
+
+    values: Tensor
+    grid: FrequencyGrid
+    location: Tensor
+    scale: Tensor
+    mass: Tensor | float = 1.0
+    atom: Tensor | float = 0.0
+
+    def __post_init__(self) -> None:
+        location, scale = real("location", self.location).double(), real("scale", self.scale, "positive").double()
+        mass, atom = real("mass", self.mass, "non-negative").double(), real("atom", self.atom).double()
+        if bool((mass > 1).any()):
+            raise ValueError(f"mass must lie in [0, 1]; got {float(mass.max())}")
+        if self.values.shape[-1:] != (self.grid.size,):
+            raise ValueError(f"values must end in K = {self.grid.size} frequencies; got shape {tuple(self.values.shape)}")
+        if not bool(torch.isfinite(torch.view_as_real(self.values.detach().resolve_conj())).all()):
+            raise ValueError("values of a characteristic function must be finite; got NaN or infinity")
+        batch = self.values.shape[:-1]
+        for name, value in (("location", location), ("scale", scale), ("mass", mass), ("atom", atom)):
+            object.__setattr__(self, name, value.expand(batch))
+        object.__setattr__(self, "values", self.values.to(torch.complex128))
+
+    @classmethod
+    def of(cls, law: Any, maturity: Number | None = None, grid: FrequencyGrid | None = None, floor: float = 1e-16) -> Distribution:
+        """Make a distribution from a process with a closed form, a `Sample`, or any callable φ(u).
+
+        Location and scale come from φ near zero.  Without a ``grid``, L is 16 standard deviations and K reaches the first frequency at
+        which every |φ| is below ``floor`` (for a sample: below twice its noise).
+
+        Raises
+        ------
+        TypeError
+            the law has no characteristic function.
+        ValueError
+            φ is not that of a law with a positive finite variance.
+        """
+        phi, floor = _characteristic_function(law, maturity, floor)
+        location, scale = _location_scale(phi)
+        grid = grid or FrequencyGrid(16.0, _size(phi, scale, 16.0, floor))
+        w = grid.frequency
+        values = phi(w / scale[..., None]) * torch.exp(-1j * w * (location / scale)[..., None])
+        return cls(values, grid, location, scale)
+
+    def characteristic_function(self, frequency: Number) -> Tensor:
+        """Return E[e^{iuX}] at any real ``frequency`` (J,), batch + (J,): the transform of the series, exact on its own grid."""
+        u = real("frequency", frequency)
+        w, half = self._w, self.grid.half_width
+        v = (u * self.scale[..., None])[..., None, :]  # batch, 1, J
+        series = torch.sinc((v * half / math.pi)[..., 0, :]) + 0j
+        for sign, values in ((1, self.values), (-1, self.values.conj())):
+            series = series + (values[..., None] * torch.sinc((v - sign * w[:, None]) * half / math.pi)).sum(-2)
+        shifted = series * torch.exp(1j * u * self.location[..., None])
+        return self.mass[..., None] * shifted + (1 - self.mass[..., None]) * torch.exp(1j * u * self.atom[..., None])
+
+    def density(self, log_return: Number) -> Tensor:
+        """Return the density of the continuous part at ``log_return`` (J,) or batch + (J,), per unit of X; it integrates to ``mass``."""
+        z = self._standardised(log_return)
+        phases = torch.exp(-1j * z[..., None] * self._w)
+        series = (1 + 2 * (phases * self.values[..., None, :]).real.sum(-1)) / (2 * self.grid.half_width)
+        inside = z.abs() <= self.grid.half_width
+        return torch.where(inside, series, 0.0) * (self.mass / self.scale)[..., None]
+
+    def cdf(self, log_return: Number) -> Tensor:
+        """Return P(X ≤ x) at ``log_return`` (J,) or batch + (J,)."""
+        x = real("log_return", log_return)
+        jump = (1 - self.mass[..., None]) * (x >= self.atom[..., None])
+        return self.mass[..., None] * self.partial_expectation(self._standardised(x), 0.0) + jump
+
+    def quantile(self, probability: Number) -> Tensor:
+        """Return the smallest x with P(X ≤ x) ≥ p for ``probability`` (J,) or (): batch + (J,) or batch.
+
+        Accuracy: bisection to 1e-12 standard deviations inside [−L, L]; where the truncated series leaves the cdf below p, the end.
+        """
+        p = real("probability", probability, "in (0, 1)")
+        levels = p.reshape(-1)
+        low = (self.location - self.grid.half_width * self.scale)[..., None].expand(*self.scale.shape, len(levels))
+        high = low + 2 * self.grid.half_width * self.scale[..., None]
+        for _ in range(math.ceil(math.log2(2 * self.grid.half_width / 1e-12))):
+            middle = (low + high) / 2
+            enough = self.cdf(middle) >= levels
+            low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+        return high.reshape((*self.scale.shape, *p.shape))
+
+    def expected_shortfall(self, probability: Number) -> Tensor:
+        r"""Return the mean of X over its lower tail of weight p: :math:`\frac1p\int_0^p q(\alpha)\,d\alpha` (Acerbi and Tasche 2002).
+
+        Shapes as `quantile`; in units of X.
+        """
+        p = real("probability", probability, "in (0, 1)")
+        levels = p.reshape(-1)
+        q = self.quantile(levels)
+        z = self._standardised(q)
+        first = self.location[..., None] * self.partial_expectation(z, 0.0) + self.scale[..., None] * self._first_moment(z)
+        atom = (1 - self.mass[..., None]) * (q >= self.atom[..., None]) * self.atom[..., None]
+        tail = self.mass[..., None] * first + atom + q * (levels - self.cdf(q))
+        return (tail / levels).reshape((*self.scale.shape, *p.shape))
+
+    @property
+    def cumulants(self) -> Tensor:
+        """The first four cumulants of X (mean, variance, third, fourth), batch + (4,), the atom included."""
+        z = self._moments()
+        raw = [torch.ones_like(self.mass)]
+        for n in range(1, 5):  # moments of X about the location, atom included
+            part = self.scale**n * z[n]
+            raw.append(self.mass * part + (1 - self.mass) * (self.atom - self.location) ** n)
+        m1, m2, m3, m4 = raw[1:]
+        variance, third = m2 - m1**2, m3 - 3 * m1 * m2 + 2 * m1**3
+        fourth = m4 - 4 * m1 * m3 - 3 * m2**2 + 12 * m1**2 * m2 - 6 * m1**4
+        return torch.stack([m1 + self.location, variance, third, fourth], -1)
+
+    @property
+    def _w(self) -> Tensor:
+        return self.grid.frequency
+
+    def _standardised(self, x: Number) -> Tensor:
+        value = real("log_return", x).double()
+        if value.ndim == 0:
+            raise ValueError("log_return must be (J,) or batch + (J,); got a single number: wrap it in a list")
+        return (value - self.location[..., None]) / self.scale[..., None]
+
+    def partial_expectation(self, z: Tensor, growth: Tensor | float) -> Tensor:
+        r"""Return :math:`\int_{-L}^{z} e^{gy}f(y)\,dy` of the continuous part.
+
+        Shapes: standardised ``z`` batch + (J,), clipped to [−L, L]; ``growth`` g () or batch; the result batch + (J,).
+        """
+        half = self.grid.half_width
+        y = z.clamp(-half, half)
+        g = torch.as_tensor(growth, dtype=torch.float64)
+        g = g[..., None] if g.ndim else g
+        zeroth = torch.where(g.abs() > 1e-12, torch.expm1(g * (y + half)) / torch.where(g.abs() > 1e-12, g, 1.0), y + half)
+        constant = zeroth * torch.exp(-g * half)
+        rate = g[..., None] - 1j * self._w  # ∫ e^{(g−iw)y} = [e^{(g−iw)y}]/(g−iw)
+        upper = torch.exp(g[..., None] * y[..., None] - 1j * y[..., None] * self._w)
+        lower = torch.exp(-g[..., None] * half + 1j * half * self._w)
+        series = ((upper - lower) / rate * self.values[..., None, :]).real.sum(-1)
+        return (constant + 2 * series) / (2 * half)
+
+    def _first_moment(self, z: Tensor) -> Tensor:
+        r"""Return :math:`\int_{-L}^{z} y f(y)\,dy` of the series: batch + (J,)."""
+        half, w = self.grid.half_width, self._w
+        y = z.clamp(-half, half)
+
+        def primitive(at: Tensor) -> Tensor:  # ∫ y e^{−iwy} = e^{−iwy}(iy/w + 1/w²)
+            return torch.exp(-1j * at[..., None] * w) * (1j * at[..., None] / w + 1 / w**2)
+
+        series = ((primitive(y) - primitive(torch.tensor([-half]).double())) * self.values[..., None, :]).real.sum(-1)
+        return ((y**2 - half**2) / 2 + 2 * series) / (2 * half)
+
+    def _moments(self) -> list[Tensor]:
+        """Moments 0…4 of Z over [−L, L], each batch: ∫ zⁿ e^{−iwz} has closed forms as e^{∓iwL} = (−1)^k."""
+        half, w = self.grid.half_width, self._w
+        sign = torch.where(torch.arange(1, self.grid.size + 1) % 2 == 1, -1.0, 1.0).double()
+        odd = {1: 2j * half * sign / w, 3: 2j * half * sign * (half**2 / w - 6 / w**3)}
+        even = {2: 4 * half * sign / w**2, 4: 8 * half * sign * (half**2 / w**2 - 6 / w**4)}
+        result = [torch.ones_like(self.mass)]
+        for n in range(1, 5):
+            constant = 0.0 if n % 2 else 2 * half ** (n + 1) / (n + 1)
+            integral = (odd | even)[n] * self.values
+            result.append((constant + 2 * integral.real.sum(-1)) / (2 * half))
+        return result
+
+
+def _characteristic_function(law: Any, maturity: Number | None, floor: float) -> tuple[CharacteristicFunction, float]:
+    if hasattr(law, "log_return"):
+        from spectralmc.spectrum import empirical_characteristic_function
+
+        noise = 2 / math.sqrt(law.log_return.shape[-1])
+        return lambda u: empirical_characteristic_function(law, u).value, max(floor, noise)
+    if hasattr(law, "characteristic_function"):
+        t = real("maturity", math.nan if maturity is None else maturity, "positive", "years", "a process needs a maturity")
+        return lambda u: law.characteristic_function(u, t), floor
+    if callable(law):
+        return law, floor
+    raise TypeError(f"a law is a process with a characteristic_function, a Sample, or a callable φ(u); got {type(law).__name__}")
+
+
+def _location_scale(phi: CharacteristicFunction) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation from φ at a frequency so small that ln φ ≈ icu − ½s²u², found by halving."""
+    step = torch.tensor([1024.0], dtype=torch.float64)
+    for _ in range(96):
+        value = phi(step)
+        if bool((value.abs() > 0.98).all()):
+            break
+        step = step / 2
+    else:
+        raise ValueError("the characteristic function must tend to 1 at frequency 0; it does not")
+    scale = torch.sqrt(-2 * torch.log(value.abs())) / step
+    own = torch.where(scale > 0, 0.1 / scale, step)  # a step of each set's own size
+    value = phi(own if own.ndim > 1 else own)
+    variance = -2 * torch.log(value.abs()) / own**2
+    if not bool((torch.isfinite(variance) & (variance > 0)).all()):
+        raise ValueError("the law must have a positive, finite variance; its characteristic function says otherwise")
+    location = torch.angle(value) / own
+    return location[..., 0], torch.sqrt(variance)[..., 0]
+
+
+def _size(phi: CharacteristicFunction, scale: Tensor, half_width: float, floor: float) -> int:
+    """Smallest multiple of 16 frequencies beyond which every |φ| stays below ``floor``, up to a limit."""
+    size = 32
+    while size < _MOST_FREQUENCIES:
+        w = FrequencyGrid(half_width, size).frequency[-16:]
+        if bool((phi(w / scale[..., None]).abs() < floor).all()):
+            return size
+        size += 16 if size < 256 else size // 4 // 16 * 16
+    return _MOST_FREQUENCIES

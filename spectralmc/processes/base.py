@@ -1,0 +1,98 @@
+"""What a process is: one law, and one or more schemes that step it through time.
+
+A process of your own is a frozen dataclass with a ``step``; nothing is registered::
+
+    @dataclass(frozen=True)
+    class ConstantElasticity:
+        volatility: float
+        elasticity: float
+        def step(self, state, dt, normals):
+            (x,) = state
+            deviation = self.volatility * torch.exp((self.elasticity - 1) * x) * dt.sqrt()
+            return (x + deviation * normals[0] - deviation**2 / 2,)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from spectralmc.validation import Number, count, one_of, real
+
+State = tuple[Tensor, ...]
+Step = Callable[[Any, State, Tensor, Tensor], State]
+
+
+@dataclass(frozen=True)
+class TimeGrid:
+    """Equal steps from today to maturity; fixings at t_i = iT/M, i = 1…M.
+
+    Parameters
+    ----------
+    maturity
+        T in years, positive; a number or (B,).
+    steps
+        M, at least 1.
+    """
+
+    maturity: Number
+    steps: int
+
+    def __post_init__(self) -> None:
+        real("maturity", self.maturity, "positive", "years")
+        count("steps", self.steps)
+
+    def times(self) -> Tensor:
+        """Return the fixings in years, (M,) or (B, M)."""
+        fractions = torch.arange(1, self.steps + 1, dtype=torch.float64) / self.steps
+        return real("maturity", self.maturity)[..., None] * fractions
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A discretisation: a function (process, state, dt, normals) → state, with its weak order (infinite if exact).
+
+    The state is a tuple of (B, N) tensors whose first is X = ln(S_t/F_t); ``dt`` is (B, 1) or (1, 1) in years; ``normals`` is
+    (factors, B, N).
+    """
+
+    name: str
+    step: Step
+    weak_order: float
+
+
+@runtime_checkable
+class Process(Protocol):
+    """Anything with a ``step``.
+
+    Looked for, and used where present: ``schemes`` (several schemes, the first is the default), ``factors`` (normals a step, one if
+    absent), ``start(zeros)`` (the initial state; X = 0 alone if absent), ``characteristic_function(frequency, maturity)``,
+    ``integrated_variance(maturity)`` (E∫v dt, (B,)), ``features(maturity)`` (dimensionless coordinates of the law, (B, P)) and
+    ``lognormal`` (whether ln S is a Gaussian process).
+    """
+
+    def step(self, state: State, dt: Tensor, normals: Tensor) -> State:
+        """Move the state over ``dt``."""
+        ...
+
+
+def scheme_of(process: Any, name: str | None) -> Scheme:
+    """Return the named scheme of ``process``, its first one without a name, or its own ``step``."""
+    schemes: tuple[Scheme, ...] = getattr(process, "schemes", ())
+    if not schemes and callable(getattr(process, "step", None)):
+        schemes = (Scheme("step", type(process).step, math.nan),)
+    if not schemes:
+        raise TypeError(f"a process needs a step(state, dt, normals) method or schemes; {type(process).__name__} has neither")
+    if name is not None:
+        one_of(f"scheme of {type(process).__name__}", name, tuple(s.name for s in schemes))
+    return next(s for s in schemes if name in (None, s.name))
+
+
+def column(value: Number, like: Tensor) -> Tensor:
+    """Return a parameter () or (B,) as a (1, 1) or (B, 1) tensor with the precision of ``like``."""
+    return torch.as_tensor(value, dtype=like.dtype).reshape(-1, 1)

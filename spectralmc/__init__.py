@@ -27,6 +27,7 @@ _HOME = {
     "GeometricAverage": "functionals",
     "Market": "parameters",
     "ParameterSpace": "parameters",
+    "Recipe": "training",
     "Sample": "paths",
     "SpectralNetwork": "nn",
     "SplitSiLU": "nn",

@@ -21,6 +21,7 @@ from spectralmc.spectrum import FrequencyGrid as FrequencyGrid
 from spectralmc.spectrum import empirical_characteristic_function as empirical_characteristic_function
 from spectralmc.surrogate import Surrogate as Surrogate
 from spectralmc.surrogate import load as load
+from spectralmc.training import Recipe as Recipe
 from spectralmc.training import train as train
 from spectralmc.verdicts import Verdicts as Verdicts
 

@@ -6,6 +6,7 @@ import importlib
 import locale
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-TORCH_TESTED = ((2, 4), (2, 14))  # first and last minor version the tests run on
+TORCH_SUPPORTED = ((2, 4), (2, 14))  # as in pyproject.toml
 MEMORY_NEEDED = 2**30  # bytes: a small run with its notebook kernel
 _COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
@@ -32,25 +33,21 @@ class Check:
 def choose(device: str = "auto") -> torch.device:
     """Return the torch device to compute on: "auto" is the GPU if a usable one is there and the CPU otherwise.
 
-    Raises: ``ValueError`` for a name other than auto, cpu, cuda, cuda:0, cuda:1, …, or for a GPU this machine cannot use.
+    Raises: ``ValueError`` for a name other than auto, cpu, cuda, cuda:0, …, or for a GPU this machine cannot use.
 
     >>> choose("cpu")
     device(type='cpu')
     """
     if device == "auto":
         return torch.device("cuda" if cuda_usable() else "cpu")
-    name, _, index = str(device).partition(":")
-    if name not in ("cpu", "cuda") or (index and not index.isdigit()):
-        raise ValueError(f"device must be auto, cpu, cuda or cuda:<number>; got {device!r}")
-    if name == "cuda" and not cuda_usable():
-        raise ValueError(
-            f"device must be one this machine has; got {device!r}, but {_why_no_cuda()}: use 'auto' or 'cpu'"
-        )
-    if name == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device must be below cuda:{torch.cuda.device_count()}, the number of GPUs here; got {device!r}"
-        )
-    return torch.device(device)
+    if not re.fullmatch("cpu|cuda(:[0-9]+)?", str(device)):
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:<number>; got {str(device)!r}")
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and not cuda_usable():
+        raise ValueError(f"device must be usable here; got {str(device)!r}: {_why_no_cuda()}, use 'auto' or 'cpu'")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device must be below cuda:{torch.cuda.device_count()}, the GPUs here; got {str(device)!r}")
+    return chosen
 
 
 def complex_of(dtype: torch.dtype) -> torch.dtype:
@@ -76,13 +73,17 @@ def architectures() -> list[str]:
 
 
 def covers(compiled: list[str], capability: tuple[int, int]) -> bool:
-    """Say whether machine code of one of ``compiled`` runs on a card: same major version, minor at most the card's.
+    """Say whether code for one of ``compiled`` runs on a card.
 
-    >>> covers(["sm_50", "sm_90"], (5, 2)), covers(["sm_60"], (5, 2))
-    (True, False)
+    Machine code (``sm_86``) does if the major version is the card's and the minor at most the card's, intermediate code
+    (``compute_86``) on any card at least as new.
+
+    >>> covers(["sm_50", "sm_90"], (5, 2)), covers(["sm_60"], (5, 2)), covers(["compute_90"], (12, 0))
+    (True, False, True)
     """
-    numbers = [int(digits) for name in compiled if (digits := "".join(filter(str.isdigit, name.removeprefix("sm_"))))]
-    return any(number // 10 == capability[0] and number % 10 <= capability[1] for number in numbers)
+    found = [re.fullmatch(r"(sm|compute)_(\d+)(\d)[af]?", name) for name in compiled]
+    codes = [(match[1], (int(match[2]), int(match[3]))) for match in found if match]
+    return any(version <= capability and (kind == "compute" or version[0] == capability[0]) for kind, version in codes)
 
 
 def check() -> list[Check]:
@@ -106,8 +107,8 @@ def _why_no_cuda() -> str:
         return "this torch is built without CUDA"
     if not torch.cuda.is_available():
         return "torch finds no GPU or no driver for it"
-    card = "sm_{}{}".format(*torch.cuda.get_device_capability())
-    return f"torch is compiled for {' '.join(architectures()) or 'no GPU'}, not for this card ({card})"
+    major, minor = torch.cuda.get_device_capability()
+    return f"torch is compiled for {' '.join(architectures()) or 'no GPU'}, not for this card (sm_{major}{minor})"
 
 
 def _python() -> tuple[bool, str]:
@@ -116,8 +117,8 @@ def _python() -> tuple[bool, str]:
 
 def _torch() -> tuple[bool, str]:
     major, minor = (int(part) for part in torch.__version__.split(".")[:2])
-    low, high = (f"{a}.{b}" for a, b in TORCH_TESTED)
-    return TORCH_TESTED[0] <= (major, minor) <= TORCH_TESTED[1], f"{torch.__version__}, tested {low} to {high}"
+    low, high = (f"{a}.{b}" for a, b in TORCH_SUPPORTED)
+    return TORCH_SUPPORTED[0] <= (major, minor) <= TORCH_SUPPORTED[1], f"{torch.__version__}, supported {low} to {high}"
 
 
 def _numpy() -> tuple[bool, str]:
@@ -136,9 +137,8 @@ def _lapack() -> tuple[bool, str]:
         return False, "torch is built without LAPACK"
     matrix = torch.tensor([[2.0, 1j], [-1j, 2.0]], dtype=torch.complex128)
     values = torch.linalg.eigh(matrix).eigenvalues
-    return bool(
-        (values - torch.tensor([1.0, 3.0], dtype=torch.float64)).abs().max() < 1e-12
-    ), "eigenvalues 1 and 3 found"
+    expected = torch.tensor([1.0, 3.0], dtype=torch.float64)
+    return torch.allclose(values, expected, rtol=1e-12), "eigenvalues 1 and 3 of a small matrix"
 
 
 def _complex() -> tuple[bool, str]:
@@ -167,9 +167,9 @@ def free_memory() -> int | None:
 
 def _memory() -> tuple[bool | None, str]:
     free = free_memory()
-    return (
-        (None, "this system does not say") if free is None else (free >= MEMORY_NEEDED, f"{free / 2**30:.1f} GiB free")
-    )
+    if free is None:
+        return None, "this system does not say"
+    return free >= MEMORY_NEEDED, f"{free / 2**30:.1f} GiB free"
 
 
 def _locale() -> tuple[bool, str]:
@@ -194,10 +194,8 @@ def _compiled() -> tuple[bool | None, str]:
     known = " ".join(architectures()) or "no GPU architecture"
     if not torch.cuda.is_available():
         return None, f"torch is compiled for {known}; no card to compare with"
-    capability = torch.cuda.get_device_capability()
-    return covers(architectures(), capability), "torch is compiled for {}; the card is sm_{}{}".format(
-        known, *capability
-    )
+    major, minor = torch.cuda.get_device_capability()
+    return covers(architectures(), (major, minor)), f"torch is compiled for {known}; the card is sm_{major}{minor}"
 
 
 def _kernel() -> tuple[bool | None, str]:
@@ -213,17 +211,17 @@ def _cupy() -> tuple[bool | None, str]:
     except ModuleNotFoundError:
         return None, "not installed"
     if not torch.cuda.is_available():
-        return None, f"{cupy.__version__}; no GPU"
+        return None, f"{cupy.__version__}; no GPU that torch can use"
     tensor = torch.arange(4, dtype=torch.float64, device="cuda")
     array = cupy.from_dlpack(tensor)
-    back = torch.from_dlpack(array)
+    back = torch.utils.dlpack.from_dlpack(array)
     same = array.data.ptr == tensor.data_ptr() == back.data_ptr()
     return same, f"{cupy.__version__}, DLPack round trip {'without' if same else 'with'} a copy"
 
 
 _PROBES: tuple[tuple[str, Probe, str], ...] = (
     ("Python", _python, "install Python 3.11 or newer"),
-    ("torch", _torch, "install a torch version in the tested range"),
+    ("torch", _torch, "install a torch version between 2.4 and 2.14"),
     ("NumPy", _numpy, "install NumPy 2 or newer"),
     ("torch and NumPy", _bridge, "reinstall torch and NumPy together, from constraints.txt: they were built apart"),
     ("LAPACK", _lapack, "install a torch built with LAPACK (every published CPU and CUDA wheel is)"),

@@ -45,7 +45,7 @@ _HOME = {
     "simulate": "paths",
     "train": "training",
 }
-__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0605
+__all__ = ["__version__", *sorted(_HOME)]
 
 
 def __getattr__(name: str) -> Any:

@@ -24,6 +24,7 @@ from spectralmc.validation import Number, real
 
 CharacteristicFunction = Callable[[Tensor], Tensor]
 _MOST_FREQUENCIES = 1 << 13
+_ONE, _ZERO = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Distribution:
     grid: FrequencyGrid
     location: Tensor
     scale: Tensor
-    mass: Tensor | float = 1.0
-    atom: Tensor | float = 0.0
+    mass: Tensor = _ONE
+    atom: Tensor = _ZERO
 
     def __post_init__(self) -> None:
         location, scale = real("location", self.location).double(), real("scale", self.scale, "positive").double()
@@ -233,7 +234,7 @@ def _location_scale(phi: CharacteristicFunction) -> tuple[Tensor, Tensor]:
         raise ValueError("the characteristic function must tend to 1 at frequency 0; it does not")
     scale = torch.sqrt(-2 * torch.log(value.abs())) / step
     own = torch.where(scale > 0, 0.1 / scale, step)  # a step of each set's own size
-    value = phi(own if own.ndim > 1 else own)
+    value = phi(own)
     variance = -2 * torch.log(value.abs()) / own**2
     if not bool((torch.isfinite(variance) & (variance > 0)).all()):
         raise ValueError("the law must have a positive, finite variance; its characteristic function says otherwise")

@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -185,7 +185,7 @@ def _scrambled_directions(seed: int, stream: int, dimensions: int) -> Tensor:
         raise ValueError(
             f"steps × factors must be at most {SobolEngine.MAXDIM} for Sobol points; got {dimensions}: use fewer steps or independent draws"
         )
-    plain = cast(Tensor, SobolEngine(dimensions).sobolstate).to(torch.int64)
+    plain = SobolEngine(dimensions).sobolstate.to(torch.int64)
     rows = torch.arange(dimensions)[:, None]
     draws = Draws(seed, stream=stream)
     columns = torch.arange(_SOBOL_BITS)

@@ -1,7 +1,8 @@
 """Path functionals: what becomes of a path, one number each, accumulated while it is stepped.
 
-A functional of your own is a frozen dataclass with ``start``, ``update`` and ``finish``; ``forward``, ``control`` and
-``lognormal_law`` are looked for and used where present (``depends_on_carry``: whether ln(outcome/E[outcome]) feels the carry).  All work on Y_t = ln(S_t/S₀) at the fixings t_i = iT/M.
+A functional of your own is a frozen dataclass with ``start``, ``update`` and ``finish``.  Looked for, and used where present:
+``forward`` (E[outcome]/S₀), ``control`` and ``lognormal_law`` (the control variate and its law), and ``depends_on_carry`` (whether
+ln(outcome/E[outcome]) feels the carry).  All work on Y_t = ln(S_t/S₀) at the fixings t_i = iT/M.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Sample:
 
     def mean(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard error over the paths of real ``values`` (B, N), each (B,)."""
-        groups = values if self.randomizations == 0 else values.unflatten(1, (self.randomizations, -1)).mean(2)
+        groups = values if self.randomizations == 0 else values.reshape(len(values), self.randomizations, -1).mean(2)
         if groups.shape[1] < 2:
             raise ValueError("a standard error needs at least 2 independent paths or randomizations; got 1")
         return groups.mean(1), groups.std(1) / math.sqrt(groups.shape[1])
@@ -119,7 +119,9 @@ def simulate(
     >>> sample.log_outcome.shape
     torch.Size([1, 1024])
     """
-    run = _Run(process, grid, draws, count("paths", paths), scheme_of(process, scheme), real("carry", carry, unit="1/year"), dtype, first_set)
+    run = _Run(
+        process, grid, draws, count("paths", paths), scheme_of(process, scheme), real("carry", carry, unit="1/year"), dtype, first_set
+    )
     if functional is None:
         return run.stored(memory)
     samples = run.samples(functional if isinstance(functional, tuple) else (functional,), memory)
@@ -139,7 +141,11 @@ class _Run:
 
     @property
     def sets(self) -> int:
-        given = [real("maturity", self.grid.maturity), self.carry, *(torch.as_tensor(v) for v in vars(self.process).values() if _numeric(v))]
+        given = [
+            real("maturity", self.grid.maturity),
+            self.carry,
+            *(torch.as_tensor(v) for v in vars(self.process).values() if _numeric(v)),
+        ]
         shapes = {tuple(value.shape) for value in given} - {()}
         if len(shapes) > 1 or any(len(shape) > 1 for shape in shapes):
             raise ValueError(f"parameters, maturity and carry must be numbers or (B,) with one B; got shapes {sorted(shapes)}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -92,7 +93,7 @@ class Problem:
         columns = process.features(points["maturity"])
         if "carry" in self.space.free:
             columns = torch.cat([columns, (points["carry"] * points["maturity"])[:, None]], 1)
-        return columns
+        return torch.as_tensor(columns)
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ class Surrogate:
         k = real("strike", strike, "positive", "currency").double()
         t = real("maturity", maturity, "positive", "years").double()
         named = {name: real(name, value).double() for name, value in self._named(parameters).items()}
-        shape = torch.broadcast_shapes(k.shape, t.shape, *(v.shape for v in named.values()))
+        shape = _common_shape(k.shape, t.shape, *(v.shape for v in named.values()))
         one = torch.ones(shape, dtype=torch.float64).reshape(-1)
         leaves = {"maturity": t, "rate": market.zero_rate(t), **named}
         leaf = {name: (value.expand(shape).reshape(-1) * one).detach().requires_grad_() for name, value in leaves.items()}
@@ -221,7 +222,7 @@ class Surrogate:
     def _named(self, parameters: Parameters | Any) -> dict[str, Number]:
         space = self.problem.space
         known = [f.name for f in fields(space.process)]
-        given = dict(parameters) if isinstance(parameters, Mapping) else {n: getattr(parameters, n, None) for n in known}
+        given: dict[str, Any] = dict(parameters) if isinstance(parameters, Mapping) else {n: getattr(parameters, n, None) for n in known}
         refuse_unknown(given, known)
         for name in known:
             if given.get(name) is None:
@@ -240,7 +241,7 @@ class Surrogate:
             raise ValueError(f"carry is missing; the model was trained for it in [{low:g}, {high:g}] (1/year)")
         given = {**self._named(parameters), "maturity": maturity, "carry": low if carry is None or ignored else carry}
         columns = {name: real(name, value).double() for name, value in given.items()}
-        shape = torch.broadcast_shapes(*(c.shape for c in columns.values()))
+        shape = _common_shape(*(c.shape for c in columns.values()))
         if len(shape) > 1:
             raise ValueError(f"parameters, maturity and carry must be numbers or (B,); got shape {tuple(shape)}")
         points = {name: c.expand(shape).reshape(-1) for name, c in columns.items()}
@@ -288,7 +289,7 @@ def load(path: str | os.PathLike[str], process: type[Any] | None = None, functio
     if not Path(path).is_file():
         raise FileNotFoundError(f"no model file at {str(path)!r}")
     try:
-        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, "pt") as file:
             d = json.loads((file.metadata() or {}).get("spectralmc", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, json.JSONDecodeError) as error:
@@ -305,6 +306,10 @@ def load(path: str | os.PathLike[str], process: type[Any] | None = None, functio
     network.load_state_dict(tensors)
     problem = Problem(space, outcome, d["time_steps"], FrequencyGrid(**d["grid"]))
     return Surrogate(problem, network, centre, spread, d["gaussian_base"], d["relative_error"], d["record"])
+
+
+def _common_shape(*shapes: torch.Size) -> torch.Size:
+    return torch.Size(np.broadcast_shapes(*shapes))
 
 
 def _named_class(module: str, name: str) -> Any:

@@ -153,7 +153,7 @@ class Trainer:
         self.validation = self.problem.space.sample(_HELD_OUT, self.seed, _VALIDATION)
         design = self.problem.features(self.problem.space.sample(1024, self.seed, _DESIGN))
         self.centre, self.spread = design.mean(0), design.std(0).clamp(min=1e-12)
-        self.base = torch.exp(-self.problem.grid.frequency**2 / 2) if self.recipe.gaussian_base else torch.zeros(self.problem.grid.size)
+        self.base = torch.exp(-(self.problem.grid.frequency**2) / 2) if self.recipe.gaussian_base else torch.zeros(self.problem.grid.size)
         self.network = SpectralNetwork(design.shape[1], self.problem.grid.size, self.recipe.width, self.recipe.depth, self.seed)
         self.inputs = torch.empty(0, design.shape[1])
         self.labels = torch.empty(0, self.problem.grid.size, dtype=torch.complex64)
@@ -206,16 +206,17 @@ class Trainer:
         problem, recipe = self.problem, self.recipe
         draws = Draws(self.seed, "sobol" if recipe.low_noise else "independent", randomizations=1, stream=stream)
         controlled = recipe.low_noise and getattr(problem.space.process, "lognormal", False)
-        functionals = (problem.functional, problem.functional.control) if controlled else (problem.functional,)  # type: ignore[attr-defined]
+        control: Any = getattr(problem.functional, "control", None)
+        functionals = (problem.functional, control) if controlled else (problem.functional,)
         process, time_grid = problem.space.at(points), problem.time_grid(points)
         samples = simulate(process, time_grid, draws, paths, functionals, carry=points["carry"], dtype=dtype, first_set=first_set)
         location, scale = problem.standardisation(points)
         phi = mean_phases((samples[0].log_return - location[:, None]) / scale[:, None], problem.grid)
         if controlled:
             variance = process.integrated_variance(points["maturity"])
-            mean, _ = functionals[1].lognormal_law(variance, time_grid, points["carry"])
+            mean, _ = control.lognormal_law(variance, time_grid, points["carry"])
             z = (samples[1].log_outcome - mean[:, None]) / scale[:, None]
-            phi = phi - mean_phases(z, problem.grid) + torch.exp(-problem.grid.frequency**2 / 2)
+            phi = phi - mean_phases(z, problem.grid) + torch.exp(-(problem.grid.frequency**2) / 2)
         return phi
 
     def affordable(self, budget: float, started: float) -> int:
@@ -295,7 +296,7 @@ class Trainer:
 def mean_phases(z: Tensor, grid: FrequencyGrid) -> Tensor:
     """Return the mean over paths of e^{iw_k z}, (B, N) → (B, K) complex128, tile by tile in the cache."""
     angle = z.to(torch.float32) * (math.pi / grid.half_width)
-    return torch.cat([powers(tile, grid.size).mean(2).T for tile in angle.split(_TILE)]).to(torch.complex128)
+    return torch.cat([powers(tile, grid.size).mean(2).T for tile in torch.split(angle, _TILE)]).to(torch.complex128)
 
 
 def _stacked(hidden: Tensor) -> np.ndarray:
@@ -310,4 +311,3 @@ def _loss(values: Tensor, labels: Tensor) -> Tensor:
 def _schedule(step: int, steps: int) -> float:
     """Linear warm-up, then a cosine to zero."""
     return min(step / _WARM_UP, 1.0) * 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))
-

@@ -35,7 +35,12 @@ class ComplexLinear(nn.Module):
     """
 
     def __init__(
-        self, features_in: int, features_out: int, bias: bool = True, dtype: torch.dtype = torch.complex64, generator: torch.Generator | None = None
+        self,
+        features_in: int,
+        features_out: int,
+        bias: bool = True,
+        dtype: torch.dtype = torch.complex64,
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         shape = (count("features_out", features_out), count("features_in", features_in))

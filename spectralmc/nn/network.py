@@ -26,7 +26,9 @@ class SpectralNetwork(nn.Module):
         of the initial weights.
     """
 
-    def __init__(self, features: int, frequencies: int, width: int = 64, depth: int = 3, seed: int = 0, dtype: torch.dtype = torch.complex64) -> None:
+    def __init__(
+        self, features: int, frequencies: int, width: int = 64, depth: int = 3, seed: int = 0, dtype: torch.dtype = torch.complex64
+    ) -> None:
         super().__init__()
         self.description = {"features": features, "frequencies": frequencies, "width": width, "depth": count("depth", depth, 0)}
         generator = torch.Generator().manual_seed(seed)

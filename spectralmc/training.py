@@ -172,7 +172,7 @@ class Trainer:
                 rows = torch.randint(len(self.inputs), (_BATCH,), generator=batches)
                 loss = _loss(self.network(self.inputs[rows]), self.labels[rows])
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
                 bar.update()
                 if self.step % 100 == 0 or self.step == steps:

@@ -47,9 +47,7 @@ def test_out_of_the_money_prices_are_accurate_relative_to_themselves(width: floa
         assert relative(got, exact(x, y, kind)) <= (20 + d1 * d1) * EPS, (x, y)
 
 
-@pytest.mark.parametrize(
-    ("k", "s"), [(37.0, 1.0), (3.7e-5, 1e-6), (200.0, 10.0), (-200.0, 10.0), (1e-9, 1e-6), (0.0, 1e-6)]
-)
+@pytest.mark.parametrize(("k", "s"), [(37.0, 1.0), (3.7e-5, 1e-6), (200.0, 10.0), (-200.0, 10.0), (1e-9, 1e-6), (0.0, 1e-6)])
 def test_the_far_wings_hold_thirteen_digits_down_to_1e_minus_300(k: float, s: float) -> None:
     kind = "call" if k >= 0 else "put"
     assert relative(black_price(k, s, 1.0, kind).item(), exact(k, s, kind)) < 3e-13

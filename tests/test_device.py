@@ -96,9 +96,7 @@ def test_other_dtypes_are_refused(dtype: torch.dtype) -> None:
         ([], (9, 0), False),
     ],
 )
-def test_compiled_code_covers_a_card_of_its_major_version(
-    compiled: list[str], capability: tuple[int, int], covered: bool
-) -> None:
+def test_compiled_code_covers_a_card_of_its_major_version(compiled: list[str], capability: tuple[int, int], covered: bool) -> None:
     assert device.covers(compiled, capability) is covered
 
 

@@ -11,9 +11,7 @@ import torch
 from spectralmc.validation import count, one_of, real
 
 
-@pytest.mark.parametrize(
-    "value", [2, 2.0, np.float32(2), [2.0], (2.0,), np.array([2]), torch.tensor(2), torch.tensor([2.0])]
-)
+@pytest.mark.parametrize("value", [2, 2.0, np.float32(2), [2.0], (2.0,), np.array([2]), torch.tensor(2), torch.tensor([2.0])])
 def test_numbers_become_floating_tensors_of_the_same_value(value: object) -> None:
     tensor = real("strike", value)
     assert tensor.is_floating_point()

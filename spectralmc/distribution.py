@@ -72,8 +72,8 @@ class Distribution:
     def of(cls, law: Any, maturity: Number | None = None, grid: FrequencyGrid | None = None, floor: float = 1e-16) -> Distribution:
         """Make a distribution from a process with a closed form, a `Sample`, or any callable φ(u).
 
-        Location and scale come from φ near zero.  Without a ``grid``, L is 16 standard deviations and K reaches the first frequency at
-        which every |φ| is below ``floor`` (for a sample: below twice its noise).
+        Location and scale come from φ near zero, or are those of the sample.  Without a ``grid``, L is 16 standard deviations and K
+        reaches the first frequency at which every |φ| is below ``floor`` (for a sample: below twice its noise).
 
         Raises
         ------
@@ -83,7 +83,7 @@ class Distribution:
             φ is not that of a law with a positive finite variance.
         """
         phi, floor = _characteristic_function(law, maturity, floor)
-        location, scale = _location_scale(phi)
+        location, scale = _sample_moments(law) if hasattr(law, "log_return") else _location_scale(phi)
         grid = grid or FrequencyGrid(16.0, _size(phi, scale, 16.0, floor))
         w = grid.frequency
         values = phi(w / scale[..., None]) * torch.exp(-1j * w * (location / scale)[..., None])
@@ -110,7 +110,7 @@ class Distribution:
 
     def cdf(self, log_return: Number) -> Tensor:
         """Return P(X ≤ x) at ``log_return`` (J,) or batch + (J,)."""
-        x = real("log_return", log_return)
+        x = self.aligned("log_return", log_return)
         jump = (1 - self.mass[..., None]) * (x >= self.atom[..., None])
         return self.mass[..., None] * self.partial_expectation(self._standardised(x), 0.0) + jump
 
@@ -161,10 +161,15 @@ class Distribution:
         return self.grid.frequency
 
     def _standardised(self, x: Number) -> Tensor:
-        value = real("log_return", x).double()
-        if value.ndim == 0:
-            raise ValueError("log_return must be (J,) or batch + (J,); got a single number: wrap it in a list")
-        return (value - self.location[..., None]) / self.scale[..., None]
+        return (self.aligned("log_return", x) - self.location[..., None]) / self.scale[..., None]
+
+    def aligned(self, name: str, value: Number) -> Tensor:
+        """Return ``value`` in double precision if it is (J,) or batch + (J,); refuse other shapes (``ValueError``)."""
+        x = real(name, value).double()
+        if x.ndim == 0 or x.shape[:-1] not in (torch.Size(), torch.Size([1]), self.scale.shape):
+            batch = f" or {(*self.scale.shape, 'J')}" if self.scale.ndim else ""
+            raise ValueError(f"{name} must have shape ('J',){batch}; got {tuple(x.shape)}")
+        return x
 
     def partial_expectation(self, z: Tensor, growth: Tensor | float) -> Tensor:
         r"""Return :math:`\int_{-L}^{z} e^{gy}f(y)\,dy` of the continuous part.
@@ -222,10 +227,14 @@ def _characteristic_function(law: Any, maturity: Number | None, floor: float) ->
     raise TypeError(f"a law is a process with a characteristic_function, a Sample, or a callable φ(u); got {type(law).__name__}")
 
 
+def _sample_moments(sample: Any) -> tuple[Tensor, Tensor]:
+    return sample.log_return.double().mean(-1), real("standard deviation of the sample", sample.log_return.double().std(-1), "positive")
+
+
 def _location_scale(phi: CharacteristicFunction) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation from φ at a frequency so small that ln φ ≈ icu − ½s²u², found by halving."""
-    step = torch.tensor([1024.0], dtype=torch.float64)
-    for _ in range(96):
+    step = torch.tensor([2.0**60], dtype=torch.float64)
+    for _ in range(120):
         value = phi(step)
         if bool((value.abs() > 0.98).all()):
             break

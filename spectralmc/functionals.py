@@ -36,6 +36,16 @@ class Functional(Protocol):
         ...
 
 
+def expected_outcome(functional: Any, process: Any, grid: TimeGrid, carry: Tensor) -> Tensor | None:
+    """Return E[outcome]/S₀, (B,) or (), where a formula is known: the functional's own, or its lognormal law under a lognormal process."""
+    if hasattr(functional, "forward"):
+        return torch.as_tensor(functional.forward(grid, carry))
+    if getattr(process, "lognormal", False) and hasattr(functional, "lognormal_law"):
+        mean, variance = functional.lognormal_law(process.integrated_variance(grid.maturity), grid, carry)
+        return torch.exp(mean + variance / 2)
+    return None
+
+
 @dataclass(frozen=True)
 class Terminal:
     """The price at maturity, S_T."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from spectralmc.draws import Draws
-from spectralmc.functionals import Functional
+from spectralmc.functionals import Functional, expected_outcome
 from spectralmc.processes import Scheme, TimeGrid, scheme_of
 from spectralmc.validation import Number, count, real
 
@@ -153,7 +153,7 @@ class _Run:
 
     def chunks(self, memory: int, stored: int = 1) -> Iterator[range]:
         """Cut the paths into runs of a power of two that fit the budget."""
-        arrays = _ARRAYS_ALIVE + stored + (3 * self.grid.steps * self.factors if self.draws.sampling == "sobol" else 0)
+        arrays = _ARRAYS_ALIVE + stored + (6 * self.grid.steps * self.factors if self.draws.sampling == "sobol" else 0)
         affordable = count("memory", memory) // (8 * arrays * self.sets)
         if affordable < 1:
             raise ValueError(f"memory must hold one path of every parameter set, {8 * arrays * self.sets} bytes here; got {memory}")
@@ -197,8 +197,8 @@ class _Run:
         if not bool(torch.isfinite(log_outcome).all()):
             name = f"{type(functional).__name__} under {type(self.process).__name__}"
             raise ValueError(f"outcomes must be finite and positive; {name} gave some that are not: check parameters and scheme")
-        known = getattr(functional, "forward", None)
-        forward = known(self.grid, self.carry) if known else torch.exp(log_outcome).mean(1)
+        known = expected_outcome(functional, self.process, self.grid, self.carry)
+        forward = torch.exp(log_outcome).mean(1) if known is None else known
         randomizations = self.draws.randomizations if self.draws.sampling == "sobol" else 0
         return Sample(log_outcome, forward.to(self.dtype).expand(self.sets), randomizations)
 

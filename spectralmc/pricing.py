@@ -31,7 +31,7 @@ def cos_price(distribution: Distribution, log_moneyness: Number, kind: Literal["
     """
     one_of("kind", kind, ("call", "put"))
     k = real("log_moneyness", log_moneyness).double()
-    strikes = k.reshape(-1) if k.ndim == 0 else k
+    strikes = distribution.aligned("log_moneyness", k.reshape(-1) if k.ndim == 0 else k)
     m, s, mass, atom = (x[..., None] for x in (distribution.location, distribution.scale, distribution.mass, distribution.atom))
     z = (strikes - m) / s
     strike = torch.exp(strikes)

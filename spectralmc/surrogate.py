@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from spectralmc.distribution import Distribution
-from spectralmc.functionals import Functional
+from spectralmc.functionals import Functional, expected_outcome
 from spectralmc.nn import SpectralNetwork
 from spectralmc.parameters import Market, ParameterSpace, refuse_unknown
 from spectralmc.pricing import cos_price
@@ -62,8 +62,10 @@ class Problem:
     grid: FrequencyGrid
 
     def __post_init__(self) -> None:
-        missing = [name for name in ("integrated_variance",) if not hasattr(self.space.process, name)]
-        missing += [name for name in ("forward", "control") if not hasattr(self.functional, name)]
+        missing = [] if hasattr(self.space.process, "integrated_variance") else ["integrated_variance"]
+        missing += [] if hasattr(self.functional, "control") else ["control"]
+        known = hasattr(self.functional, "forward") or getattr(self.space.process, "lognormal", False)
+        missing += [] if known else ["forward"]
         if missing:
             raise TypeError(
                 f"learning {type(self.functional).__name__} under {self.space.process.__name__} needs {', '.join(missing)}: "
@@ -82,8 +84,9 @@ class Problem:
 
     def forward(self, points: Mapping[str, Tensor]) -> Tensor:
         """Return E[outcome]/S₀, (B,)."""
-        result: Tensor = self.functional.forward(self.time_grid(points), points["carry"])  # type: ignore[attr-defined]
-        return result
+        known = expected_outcome(self.functional, self.space.at(points), self.time_grid(points), points["carry"])
+        assert known is not None  # __post_init__ asked for it
+        return known
 
     def features(self, points: Mapping[str, Tensor]) -> Tensor:
         """Return the coordinates the network sees, (B, P): dimensionless where the process offers them."""

@@ -155,8 +155,8 @@ class Trainer:
         self.centre, self.spread = design.mean(0), design.std(0).clamp(min=1e-12)
         self.base = torch.exp(-(self.problem.grid.frequency**2) / 2) if self.recipe.gaussian_base else torch.zeros(self.problem.grid.size)
         self.network = SpectralNetwork(design.shape[1], self.problem.grid.size, self.recipe.width, self.recipe.depth, self.seed)
-        self.inputs = torch.empty(0, design.shape[1])
-        self.labels = torch.empty(0, self.problem.grid.size, dtype=torch.complex64)
+        self.ring = (torch.empty(0, design.shape[1]), torch.empty(0, self.problem.grid.size, dtype=torch.complex64))
+        self.started = time.process_time()
 
     def fit(self, steps: int, progress: bool) -> bool:
         """Take ``steps`` steps; return whether they were interrupted."""
@@ -169,8 +169,9 @@ class Trainer:
                     self.simulate_fresh((self.step - 1) // _EVERY)
                 for group in optimizer.param_groups:
                     group["lr"] = self.recipe.learning_rate * _schedule(self.step, steps)
-                rows = torch.randint(len(self.inputs), (_BATCH,), generator=batches)
-                loss = _loss(self.network(self.inputs[rows]), self.labels[rows])
+                inputs, labels = self.ring
+                rows = torch.randint(len(inputs), (_BATCH,), generator=batches)
+                loss = _loss(self.network(inputs[rows]), labels[rows])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -178,6 +179,8 @@ class Trainer:
                 if self.step % 100 == 0 or self.step == steps:
                     self.note(float(loss.detach()), bar)
         except KeyboardInterrupt:
+            if self.step <= 1:  # nothing was learned: nothing to keep
+                raise
             return True
         finally:
             bar.close()
@@ -187,21 +190,24 @@ class Trainer:
         """Write one row of history; stop where the loss is not a number."""
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} at step {self.step}: lower the learning_rate of the recipe")
-        self.history.append((self.step, time.process_time(), loss))
+        self.history.append((self.step, time.process_time() - self.started, loss))
         bar.set_postfix(loss=f"{loss:.2e}")
 
     def simulate_fresh(self, block: int) -> None:
         """Add one block of new parameter sets with their labels."""
         points = self.problem.space.sample(range(block * _FRESH, (block + 1) * _FRESH), self.seed, _LABELS)
         labels = self.label(points, self.recipe.paths, _LABELS, block * _FRESH) - self.base
-        self.inputs = torch.cat([self.inputs, self.standard_features(points).float()])
-        self.labels = torch.cat([self.labels, labels.to(torch.complex64)])
+        inputs = self.standard_features(points).float()
+        self.ring = (
+            torch.cat([self.ring[0], inputs]),
+            torch.cat([self.ring[1], labels.to(torch.complex64)]),
+        )  # one store: interrupts tear nothing
 
     def standard_features(self, points: dict[str, Tensor]) -> Tensor:
         """Return the features as the network takes them, (B, P)."""
         return (self.problem.features(points) - self.centre) / self.spread
 
-    def label(self, points: dict[str, Tensor], paths: int, stream: int, first_set: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    def label(self, points: dict[str, Tensor], paths: int, stream: int, first_set: int) -> Tensor:
         """Return the estimate of φ_Z at the grid for every point, (B, K)."""
         problem, recipe = self.problem, self.recipe
         draws = Draws(self.seed, "sobol" if recipe.low_noise else "independent", randomizations=1, stream=stream)
@@ -209,7 +215,7 @@ class Trainer:
         control: Any = getattr(problem.functional, "control", None)
         functionals = (problem.functional, control) if controlled else (problem.functional,)
         process, time_grid = problem.space.at(points), problem.time_grid(points)
-        samples = simulate(process, time_grid, draws, paths, functionals, carry=points["carry"], dtype=dtype, first_set=first_set)
+        samples = simulate(process, time_grid, draws, paths, functionals, carry=points["carry"], first_set=first_set)
         location, scale = problem.standardisation(points)
         phi = mean_phases((samples[0].log_return - location[:, None]) / scale[:, None], problem.grid)
         if controlled:
@@ -241,8 +247,8 @@ class Trainer:
         record = {
             "seed": self.seed,
             "steps": self.step,
-            "parameter_sets": len(self.inputs),
-            "paths": len(self.inputs) * self.recipe.paths,
+            "parameter_sets": len(self.ring[0]),
+            "paths": len(self.ring[0]) * self.recipe.paths,
             "process_seconds": round(seconds, 1),
             "recipe": vars(self.recipe),
             "ridge": ridge,
@@ -272,8 +278,9 @@ class Trainer:
 
         Prices choose, not φ: the noise of a label sits at high frequencies, where it hides what moves a price.
         """
-        features = _stacked(self.network.hidden(self.inputs))
-        target = torch.cat([self.labels.real, self.labels.imag], 1).double().numpy()
+        inputs, labels = self.ring
+        features = _stacked(self.network.hidden(inputs))
+        target = torch.cat([labels.real, labels.imag], 1).double().numpy()
         gram, moment = features.T @ features, features.T @ target
         readout = self.network.readout
         candidates: list[tuple[float, float | None, dict[str, Tensor]]] = []

@@ -35,10 +35,7 @@ def real(name: str, value: Number, rule: Rule = "finite", unit: str = "", remedy
     ValueError
         empty, or an entry breaks ``rule``; the first such entry is shown.
     """
-    try:
-        tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value, dtype=np.float64))
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number or an array of numbers; got {value!r}") from None
+    tensor = value if isinstance(value, Tensor) else _tensor(name, value)
     if tensor.is_complex() or tensor.dtype == torch.bool:
         raise TypeError(f"{name} must be real; got {tensor.dtype}")
     if tensor.numel() == 0:
@@ -49,6 +46,16 @@ def real(name: str, value: Number, rule: Rule = "finite", unit: str = "", remedy
         bad = tensor.detach()[~holds].flatten()[0].item()
         raise ValueError(f"{name} must be {rule}{f' ({unit})' if unit else ''}; got {bad}{f': {remedy}' if remedy else ''}")
     return tensor
+
+
+def _tensor(name: str, value: object) -> Tensor:
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of unequal length
+        array = np.asarray(None)
+    if array.size and array.dtype.kind not in "iuf":
+        raise TypeError(f"{name} must be a number or an array of numbers; got {value!r}")
+    return torch.as_tensor(array.astype(np.float64))
 
 
 def count(name: str, value: int, least: int = 1) -> int:

@@ -29,7 +29,8 @@ def test_a_floating_tensor_passes_as_it_is(dtype: torch.dtype) -> None:
     ("value", "message"),
     [
         ("two", "strike must be a number or an array of numbers; got 'two'"),
-        (None, "strike must be finite; got nan"),
+        (None, "strike must be a number or an array of numbers; got None"),
+        ("2", "strike must be a number or an array of numbers; got '2'"),
         ([[1.0], [1.0, 2.0]], "strike must be a number or an array of numbers; got [[1.0], [1.0, 2.0]]"),
         (torch.tensor(1j), "strike must be real; got torch.complex64"),
         (torch.tensor(True), "strike must be real; got torch.bool"),

@@ -44,7 +44,7 @@ class ZeroCurve:
     def __call__(self, maturity: Number) -> Tensor:
         """Return the zero rate to ``maturity`` (years), of its shape."""
         t = real("maturity", maturity, "non-negative", "years")
-        times, rates = torch.tensor(self.times).to(t), torch.tensor(self.rates).to(t)
+        times, rates = (torch.tensor(nodes, dtype=torch.float64).to(t) for nodes in (self.times, self.rates))
         if len(times) == 1:
             return rates.expand(t.shape)
         right = torch.searchsorted(times, t.detach()).clamp(1, len(times) - 1)

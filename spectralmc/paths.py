@@ -15,7 +15,7 @@ from spectralmc.functionals import Functional, expected_outcome
 from spectralmc.processes import Scheme, TimeGrid, scheme_of
 from spectralmc.validation import Number, count, real
 
-_ARRAYS_ALIVE = 24  # tensors of 8 bytes an entry alive at once while a chunk is stepped (counters, words, normals, state)
+_ARRAYS_ALIVE = 44  # tensors of 8 bytes an entry alive at once while a chunk is stepped (counters, words, normals, state), measured
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def simulate(
     carry: Number = 0.0,
     scheme: str | None = None,
     dtype: torch.dtype = torch.float64,
-    memory: int = 1 << 25,
+    memory: int = 1 << 24,
     first_set: int = 0,
 ) -> Paths | Sample | tuple[Sample, ...]:
     """Simulate ``paths`` paths for every parameter set and reduce each to its outcome while stepping.
@@ -153,7 +153,7 @@ class _Run:
 
     def chunks(self, memory: int, stored: int = 1) -> Iterator[range]:
         """Cut the paths into runs of a power of two that fit the budget."""
-        arrays = _ARRAYS_ALIVE + stored + (6 * self.grid.steps * self.factors if self.draws.sampling == "sobol" else 0)
+        arrays = _ARRAYS_ALIVE + stored + (8 * self.grid.steps * self.factors if self.draws.sampling == "sobol" else 0)
         affordable = count("memory", memory) // (8 * arrays * self.sets)
         if affordable < 1:
             raise ValueError(f"memory must hold one path of every parameter set, {8 * arrays * self.sets} bytes here; got {memory}")

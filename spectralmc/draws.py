@@ -163,10 +163,15 @@ class Draws:
     def _scrambled_points(self, dimensions: int, paths: range, size: int) -> Tensor:
         directions = _scrambled_directions(self.seed, self.stream, dimensions)
         index = torch.arange(paths.start, paths.stop) % size
-        points = torch.zeros(dimensions, len(index), dtype=torch.int64)
-        for bit in range(max(size - 1, 1).bit_length()):
-            points ^= directions[:, bit, None] * (index >> bit & 1)
-        return points
+        span = min(size, 1 << (len(paths) - 1).bit_length())
+        table = torch.zeros(dimensions, 1, dtype=torch.int64)
+        for bit in range(span.bit_length() - 1):  # low digits by doubling
+            table = torch.cat([table, table ^ directions[:, bit, None]], 1)
+        tiles, which = torch.unique(index // span, return_inverse=True)
+        offset = torch.zeros(dimensions, len(tiles), dtype=torch.int64)
+        for bit in range(size.bit_length() - span.bit_length()):  # high digits, one offset a tile
+            offset ^= directions[:, span.bit_length() - 1 + bit, None] * (tiles >> bit & 1)
+        return table[:, index % span] ^ offset[:, which]
 
     def _shifts(self, sets: range, paths: range, dimensions: int, size: int) -> Tensor:
         """Digital shifts (D, B, N), one for every parameter set and randomization."""

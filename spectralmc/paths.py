@@ -87,7 +87,7 @@ def simulate(
     carry: Number = 0.0,
     scheme: str | None = None,
     dtype: torch.dtype = torch.float64,
-    memory: int = 1 << 24,
+    memory: int = 1 << 25,
     first_set: int = 0,
 ) -> Paths | Sample | tuple[Sample, ...]:
     """Simulate ``paths`` paths for every parameter set and reduce each to its outcome while stepping.

@@ -230,13 +230,13 @@ class Trainer:
         probe = deepcopy(self)
         probe.fit(_EVERY, progress=False)  # first calls are slow: not timed
         before = time.process_time()
-        probe.fit(2 * _EVERY, progress=False)
-        each = (time.process_time() - before) / (2 * _EVERY)
+        probe.fit(4 * _EVERY, progress=False)
+        each = (time.process_time() - before) / (4 * _EVERY)
         before = time.process_time()
         probe.finish(0.0)
         ending = 1.5 * (time.process_time() - before)
         left = budget - ending - (time.process_time() - started)
-        return max(int(left / each), _EVERY)
+        return max(int(0.95 * left / each), _EVERY)
 
     def finish(self, seconds: float) -> Surrogate:
         """Refit the readout, measure the held-out error, and pack the surrogate in double precision."""

@@ -127,7 +127,7 @@ def _phases(angle: Tensor) -> Tensor:
 
 
 def powers(angle: Tensor, size: int) -> Tensor:
-    """Return e^{ikθ}, k = 1…K, by repeated doubling: (…,) → (K, …); the error grows with log₂ K, not with K."""
+    """Return e^{ikθ}, k = 1…K, by repeated doubling: (…,) → (K, …); the k-th errs by less than 2k roundings, as kθ itself does."""
     result = _phases(angle)[None]
     while len(result) < size:
         result = torch.cat([result, result[: size - len(result)] * result[-1:]])

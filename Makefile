@@ -1,0 +1,70 @@
+# make report, make test, make lab: each makes the virtual environment .venv and installs what it needs first.
+PYTHON ?= python3
+# Another package index for torch, e.g. one with a smaller CPU build.
+TORCH_INDEX ?=
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+PIP := $(RUN) pip install --quiet --disable-pip-version-check --constraint constraints.txt
+NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=120 --nbval-sanitize-with=notebooks/sanitize.cfg
+
+.PHONY: report test test-unit test-notebooks test-floor lab clean help
+.DEFAULT_GOAL := help
+
+report: $(VENV)/.batch ## run every notebook on its long settings; the gallery is reports/index.html
+	$(RUN) spectralmc report --out reports
+
+test: test-unit test-notebooks ## lint, types, tests, notebooks against their stored outputs
+
+test-unit: $(VENV)/.test
+	$(RUN) ruff check .
+	$(RUN) mypy
+	OMP_NUM_THREADS=1 $(RUN) pytest -p no:nbval -n 2 --dist loadfile
+
+test-notebooks: $(VENV)/.test
+	$(RUN) spectralmc notebooks --check
+	OMP_NUM_THREADS=1 $(RUN) pytest $(NBVAL) -p no:cacheprovider -n 2 --dist loadfile notebooks
+
+test-floor: ## the same tests on the oldest supported torch and a NumPy of its time, in .venv-floor (5 GB)
+	$(MAKE) test VENV=.venv-floor FLOOR=1
+
+lab: $(VENV)/.lab ## JupyterLab on this machine's loopback, with a token
+	cd notebooks && ../$(RUN) jupyter lab --ip=127.0.0.1 --ServerApp.root_dir=. --ServerApp.terminals_enabled=False \
+	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None
+
+clean: ## remove the virtual environments and the reports
+	rm -rf .venv .venv-floor reports
+
+help:
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# The oldest lane replaces the pins of torch and NumPy and keeps the others.
+ifdef FLOOR
+FLOOR_PINS := torch==2.4.1 numpy==2.3.5
+PIP := $(RUN) pip install --quiet --disable-pip-version-check --constraint $(VENV)/constraints.txt
+endif
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("SpectralMC needs Python 3.11 or newer; got " + sys.version.split()[0] + ": make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+# torch first and by its exact version, so that no later step draws in another build
+$(VENV)/.torch: $(VENV)/.python constraints.txt
+ifdef FLOOR
+	grep -v -E '^(torch|numpy|triton)==' constraints.txt > $(VENV)/constraints.txt
+	printf '%s\n' $(FLOOR_PINS) >> $(VENV)/constraints.txt
+endif
+	$(PIP) $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") torch
+	touch $@
+
+$(VENV)/.batch: $(VENV)/.torch pyproject.toml
+	$(PIP) --editable ".[batch]"
+	touch $@
+
+$(VENV)/.test: $(VENV)/.batch
+	$(PIP) --editable ".[batch,test]"
+	touch $@
+
+$(VENV)/.lab: $(VENV)/.batch
+	$(PIP) --editable ".[batch,lab]"
+	touch $@

@@ -117,13 +117,16 @@ class Distribution:
     def quantile(self, probability: Number) -> Tensor:
         """Return the smallest x with P(X ≤ x) ≥ p for ``probability`` (J,) or (): batch + (J,) or batch.
 
-        Accuracy: bisection to 1e-12 standard deviations inside [−L, L]; where the truncated series leaves the cdf below p, the end.
+        Accuracy: bisection to 1e-12 standard deviations inside [−L, L] and the atom; where the truncated series leaves the cdf below p, the end.
         """
         p = real("probability", probability, "in (0, 1)")
         levels = p.reshape(-1)
-        low = (self.location - self.grid.half_width * self.scale)[..., None].expand(*self.scale.shape, len(levels))
-        high = low + 2 * self.grid.half_width * self.scale[..., None]
-        for _ in range(math.ceil(math.log2(2 * self.grid.half_width / 1e-12))):
+        half = self.grid.half_width * self.scale
+        atom = torch.where(self.mass < 1, self.atom, self.location)  # it may lie beyond the series
+        low, high = torch.minimum(self.location - half, atom), torch.maximum(self.location + half, atom)
+        rounds = math.ceil(math.log2(float(((high - low) / self.scale).max()) / 1e-12))
+        low, high = (end[..., None].expand(*self.scale.shape, len(levels)) for end in (low, high))
+        for _ in range(rounds):
             middle = (low + high) / 2
             enough = self.cdf(middle) >= levels
             low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
@@ -196,7 +199,7 @@ class Distribution:
         def primitive(at: Tensor) -> Tensor:  # ∫ y e^{−iwy} = e^{−iwy}(iy/w + 1/w²)
             return torch.exp(-1j * at[..., None] * w) * (1j * at[..., None] / w + 1 / w**2)
 
-        series = ((primitive(y) - primitive(torch.tensor([-half]).double())) * self.values[..., None, :]).real.sum(-1)
+        series = ((primitive(y) - primitive(torch.tensor([-half], dtype=torch.float64))) * self.values[..., None, :]).real.sum(-1)
         return ((y**2 - half**2) / 2 + 2 * series) / (2 * half)
 
     def _moments(self) -> list[Tensor]:
@@ -243,11 +246,15 @@ def _location_scale(phi: CharacteristicFunction) -> tuple[Tensor, Tensor]:
         raise ValueError("the characteristic function must tend to 1 at frequency 0; it does not")
     scale = torch.sqrt(-2 * torch.log(value.abs())) / step
     own = torch.where(scale > 0, 0.1 / scale, step)  # a step of each set's own size
-    value = phi(own)
+    steps = own * 2.0 ** -torch.arange(40.0, -1.0, -4.0, dtype=torch.float64)  # the phase is followed from where it cannot have wrapped
+    phases = phi(steps)
+    value = phases[..., -1:]
     variance = -2 * torch.log(value.abs()) / own**2
     if not bool((torch.isfinite(variance) & (variance > 0)).all()):
         raise ValueError("the law must have a positive, finite variance; its characteristic function says otherwise")
-    location = torch.angle(value) / own
+    location = torch.zeros_like(variance)
+    for h, phase in zip(steps.split(1, -1), phases.split(1, -1), strict=True):
+        location = location + torch.angle(phase * torch.exp(-1j * h * location)) / h
     return location[..., 0], torch.sqrt(variance)[..., 0]
 
 

@@ -117,7 +117,8 @@ class Distribution:
     def quantile(self, probability: Number) -> Tensor:
         """Return the smallest x with P(X ≤ x) ≥ p for ``probability`` (J,) or (): batch + (J,) or batch.
 
-        Accuracy: bisection to 1e-12 standard deviations inside [−L, L] and the atom; where the truncated series leaves the cdf below p, the end.
+        Accuracy: bisection to 1e-12 standard deviations inside [−L, L] and the atom; where the truncated series leaves the cdf below p,
+        the end.
         """
         p = real("probability", probability, "in (0, 1)")
         levels = p.reshape(-1)

@@ -270,9 +270,12 @@ class Surrogate:
         }
         tensors = {**self.network.state_dict(), "centre": self.centre, "spread": self.spread}
         target = Path(path)
+        if not target.parent.is_dir():
+            raise FileNotFoundError(f"no folder {str(target.parent)!r} to save a model in")
         part = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
-            save_file({n: t.contiguous() for n, t in tensors.items()}, part, {"spectralmc": json.dumps(description, sort_keys=True)})
+            held = {name: _real_view(tensor).contiguous() for name, tensor in tensors.items()}
+            save_file(held, part, {"spectralmc": json.dumps(description, sort_keys=True)})
             os.replace(part, target)
         finally:
             part.unlink(missing_ok=True)
@@ -297,18 +300,29 @@ def load(path: str | os.PathLike[str], process: type[Any] | None = None, functio
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{str(path)!r} is damaged or not a safetensors file: {error}") from None
-    if d.get("format") != _FORMAT:
-        raise ValueError(f"{str(path)!r} is not a surrogate of format {_FORMAT}; it says {d.get('format')!r}")
+    said = d.get("format") if isinstance(d, dict) else d
+    if said != _FORMAT:
+        raise ValueError(f"{str(path)!r} is not a surrogate of format {_FORMAT}; it says {said!r}")
     law = process or _named_class("spectralmc.processes", d["process"])
     outcome = functional or _named_class("spectralmc.functionals", d["functional"])(**d["functional_parameters"])
     box = {name: low if low == high else (low, high) for name, (low, high) in d["box"].items()}
     maturity, carry = box.pop("maturity"), box.pop("carry")
     space = ParameterSpace(law, box, maturity, carry, tuple(d["logarithmic"]))
     network = SpectralNetwork(**d["network"], dtype=torch.complex128)
-    centre, spread = tensors.pop("centre"), tensors.pop("spread")
-    network.load_state_dict(tensors)
+    try:
+        centre, spread = tensors["centre"], tensors["spread"]
+        own = network.state_dict()
+        network.load_state_dict({n: torch.view_as_complex(tensors[n]) if own[n].is_complex() else tensors[n] for n in own})
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"{str(path)!r} is damaged: {error}") from None
+    network.requires_grad_(False)
     problem = Problem(space, outcome, d["time_steps"], FrequencyGrid(**d["grid"]))
     return Surrogate(problem, network, centre, spread, d["gaussian_base"], d["relative_error"], d["record"])
+
+
+def _real_view(tensor: Tensor) -> Tensor:
+    """Return (…, 2) real numbers for complex ones: a safetensors file holds no complex128."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def _common_shape(*shapes: torch.Size) -> torch.Size:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from spectralmc.draws import Draws
 from spectralmc.functionals import Functional
@@ -228,9 +228,10 @@ class Trainer:
     def affordable(self, budget: float, started: float) -> int:
         """Return how many steps the budget pays for, by timing some on a copy."""
         probe = deepcopy(self)
-        probe.fit(_EVERY, progress=False)  # first calls are slow: not timed
+        interrupted = probe.fit(_EVERY, progress=False)  # first calls are slow: not timed
         before = time.process_time()
-        probe.fit(4 * _EVERY, progress=False)
+        if interrupted or probe.fit(4 * _EVERY, progress=False):
+            raise KeyboardInterrupt  # the copy learned it: nothing to keep
         each = (time.process_time() - before) / (4 * _EVERY)
         before = time.process_time()
         probe.finish(0.0)

@@ -1,121 +1,143 @@
-"""Claims with their bounds: what a notebook asserts, shown as a table, checked as a test, and kept in its record.
+"""Claims with their numbers: the table a notebook ends with, and the record a report reads back.
 
-The measured figure is printed behind ``≈``: `notebooks/sanitize.cfg` takes what follows that sign out of the comparison, so a stored
-output fixes the claim, its bound and whether it holds, not digits that differ from machine to machine.
+A verdict is *claim · measured · bound · holds*. Measured values are printed as ``≈ 3.0e-16``: their digits depend on the
+machine, so the comparison of stored outputs (``notebooks/sanitize.cfg``) drops whatever number follows ``≈`` and compares
+the verdicts themselves. The record carries the same numbers to full precision, in a cell that is not compared.
 """
 
 from __future__ import annotations
 
 import html
 import math
-from dataclasses import dataclass, field
+import sys
 from typing import Any
 
 MIME = "application/vnd.spectralmc.result+json"
 SCHEMA = 1
+_MEASURED_WIDTH = 13  # fixed, so that columns stand where they stood whatever the digits
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """One claim: the measured figure, the bound it must keep, on which side, and the unit of both."""
-
-    claim: str
-    measured: float
-    bound: float
-    at_least: bool
-    unit: str
-
-    @property
-    def holds(self) -> bool:
-        """Whether the figure is finite and on the right side of its bound."""
-        return math.isfinite(self.measured) and (self.measured >= self.bound if self.at_least else self.measured <= self.bound)
-
-    def cells(self) -> tuple[str, str, str, str]:
-        """Return claim, measured, bound and mark as text."""
-        unit = f" {self.unit}" if self.unit else ""
-        return self.claim, f"≈ {self.measured:.2g}{unit}", f"{'≥' if self.at_least else '≤'} {self.bound:g}{unit}", "✓" if self.holds else "✗"
-
-
-@dataclass
 class Verdicts:
-    """A table of claims; as the last expression of a cell it shows itself.
+    """A table of claims, shown as text and as HTML when it ends a cell.
 
-    Example
-    -------
     >>> table = Verdicts()
-    >>> table.claim("calls and puts differ by the forward", measured=3e-16, bound=1e-12)
+    >>> table.claim("put–call parity holds", measured=3e-16, bound=1e-12, unit="of forward")
     >>> table
-    claim                                 measured  bound    holds
-    calls and puts differ by the forward  ≈ 3e-16   ≤ 1e-12  ✓
+    claim                  measured       bound                holds
+    put–call parity holds  ≈ 3.0e-16      ≤ 1e-12 of forward   ✓
     """
 
-    rows: list[Verdict] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
 
-    def claim(self, text: str, measured: Any, bound: float | None = None, *, at_least: float | None = None, unit: str = "") -> None:
-        """Add a claim that ``measured`` is at most ``bound``, or at least ``at_least``.
+    def claim(self, claim: str, measured: Any, bound: Any = None, unit: str = "", *, at_least: Any = None) -> None:
+        """Add a claim: it holds if ``measured`` is finite and ≤ ``bound`` (or ≥ ``at_least``).
 
-        Raises
-        ------
-        TypeError, ValueError
-            measured is not a single number; not exactly one bound, or one that is not finite.
+        ``measured`` is one number: Python's, or a NumPy or torch value of no dimension. Raises ``TypeError`` for anything else,
+        ``ValueError`` for a bound that is not finite, or not given, or given twice, or a claim that is empty or made before.
         """
+        if not claim.strip() or claim in {row["claim"] for row in self.rows}:
+            raise ValueError(f"a claim must be a sentence of its own in its table; got {claim!r}")
         if (bound is None) == (at_least is None):
-            raise ValueError(f"claim {text!r} needs either bound= or at_least=; got bound={bound}, at_least={at_least}")
-        limit = scalar("bound", bound if bound is not None else at_least)
+            raise ValueError(f"claim {claim!r} must have exactly one of bound= and at_least=")
+        limit = number("bound", bound if at_least is None else at_least)
         if not math.isfinite(limit):
-            raise ValueError(f"the bound of claim {text!r} must be finite; got {limit}")
-        self.rows.append(Verdict(text, scalar("measured", measured), limit, at_least is not None, unit))
+            raise ValueError(f"bound of {claim!r} must be finite; got {limit}")
+        value = number("measured", measured)
+        holds = math.isfinite(value) and (value <= limit if at_least is None else value >= limit)
+        relation = "<=" if at_least is None else ">="
+        row = {"claim": claim, "measured": value, "relation": relation, "bound": limit, "unit": unit, "holds": holds}
+        self.rows.append(row)
 
     @property
     def hold(self) -> bool:
         """Whether every claim holds."""
-        return all(row.holds for row in self.rows)
+        return all(row["holds"] for row in self.rows)
 
     def record(self, **scalars: Any) -> Record:
-        """Return the machine-readable record of verdicts and named scalars; shown as the last expression of a cell."""
-        return Record(self, {name: scalar(name, value) for name, value in scalars.items()})
+        """Return the verdicts and named numbers as the record of this run: the last expression of a cell of its own.
+
+        A scalar is a number (NaN and infinities too), a string, a bool or None; ``TypeError`` otherwise.
+        """
+        return Record(self.rows, {name: scalar(name, value) for name, value in scalars.items()})
+
+    def _cells(self) -> list[tuple[str, str, str, str]]:
+        sign = {"<=": "≤", ">=": "≥"}
+        head = ("claim", "measured", "bound", "holds")
+        rows = (
+            (
+                row["claim"],
+                f"≈ {digits(row['measured'])}",
+                f"{sign[row['relation']]} {row['bound']:g} {row['unit']}".rstrip(),
+                "✓" if row["holds"] else "✗",
+            )
+            for row in self.rows
+        )
+        return [head, *rows]
 
     def __repr__(self) -> str:
-        table = [("claim", "measured", "bound", "holds"), *(row.cells() for row in self.rows)]
-        widths = [max(len(line[column]) for line in table) for column in range(4)]
-        lines = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table)
-        return "\n".join(lines)
+        cells = self._cells()
+        claim, bound = (max(len(row[i]) for row in cells) for i in (0, 2))
+        return "\n".join(f"{a:{claim}}  {b:{_MEASURED_WIDTH}}  {c:{bound}}   {d}" for a, b, c, d in cells)
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{name}</th>" for name in ("claim", "measured", "bound", "holds"))
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row.cells()) + "</tr>" for row in self.rows)
-        return f'<table class="verdicts"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        head, *rows = ([html.escape(cell) for cell in row] for row in self._cells())
+        body = "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in rows)
+        return f"<table><thead><tr><th>{'</th><th>'.join(head)}</th></tr></thead><tbody>{body}</tbody></table>"
 
 
-@dataclass(frozen=True)
 class Record:
-    """Verdicts and scalars as a notebook hands them to its report."""
+    """What a run leaves to be read back: verdicts, scalars and the device, as JSON inside the notebook."""
 
-    verdicts: Verdicts
-    scalars: dict[str, float]
-
-    def data(self) -> dict[str, Any]:
-        """Return plain data; figures that are not finite become None, which JSON can hold."""
-        rows = [
-            {"claim": v.claim, "measured": _finite(v.measured), "bound": v.bound, "at_least": v.at_least, "unit": v.unit, "holds": v.holds}
-            for v in self.verdicts.rows
-        ]
-        return {"schema": SCHEMA, "verdicts": rows, "scalars": {name: _finite(value) for name, value in self.scalars.items()}}
+    def __init__(self, verdicts: list[dict[str, Any]], scalars: dict[str, Any]) -> None:
+        rows = [{name: jsonable(value) for name, value in row.items()} for row in verdicts]
+        named = {name: jsonable(value) for name, value in scalars.items()}
+        self.payload = {"schema": SCHEMA, "verdicts": rows, "scalars": named, "device": _device()}
 
     def __repr__(self) -> str:
-        return "\n".join(f"{name} = {value:.6g}" for name, value in self.scalars.items())
+        verdicts, scalars = self.payload["verdicts"], self.payload["scalars"]
+        lines = [f"{name} = {digits(value) if isinstance(value, float) else value}" for name, value in scalars.items()]
+        return "\n".join([f"{sum(row['holds'] for row in verdicts)} of {len(verdicts)} verdicts hold", *lines])
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        return {"text/plain": repr(self), MIME: self.data()}
+        return {MIME: self.payload, "text/plain": repr(self)}
 
 
-def scalar(name: str, value: Any) -> float:
-    """Return a Python float from a number, a NumPy scalar or a tensor of one element; refuse anything else (``TypeError``)."""
-    try:
-        return float(value.detach() if hasattr(value, "detach") else value)
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name} must be a single number; got {type(value).__name__}") from None
+def number(name: str, value: Any) -> float | int:
+    """Return ``value`` as a Python number, or refuse it (``TypeError``)."""
+    value = _plain(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be one real number; got {value!r}")
+    return value
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def scalar(name: str, value: Any) -> Any:
+    """Return ``value`` as a Python number, string, bool or None, or refuse it (``TypeError``)."""
+    value = _plain(value)
+    if value is not None and not isinstance(value, bool | int | float | str):
+        raise TypeError(f"{name} must be one number, a string, a bool or None; got {value!r}")
+    return value
+
+
+def digits(value: float) -> str:
+    """Return a number in two or three significant digits."""
+    if not math.isfinite(value) or value == 0:
+        return f"{value:g}"
+    return f"{value:.3g}" if 1e-3 <= abs(value) < 1e3 else f"{value:.1e}"
+
+
+def jsonable(value: Any) -> Any:
+    """Return ``value``, with NaN and the infinities as the strings "nan", "inf" and "-inf": JSON has no word for them."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _plain(value: Any) -> Any:
+    """Return the one Python number in a NumPy or torch value of no dimension; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
+def _device() -> str:
+    """Return the GPU this process has computed on, or "cpu"."""
+    torch: Any = sys.modules.get("torch")
+    used = torch is not None and torch.cuda.is_initialized()
+    return str(torch.cuda.get_device_name()) if used else "cpu"

@@ -64,6 +64,8 @@ LAWS = (starts_at_one, is_bounded, is_hermitian, is_positive_semidefinite)
 def is_martingale(distribution: Distribution, tolerance: float) -> None:
     """φ(−i) = E[e^X] = 1 on the series, the atom included."""
     top = (distribution.location + distribution.grid.half_width * distribution.scale)[..., None]
-    part = distribution.partial_expectation((top - distribution.location[..., None]) / distribution.scale[..., None], distribution.scale)[..., 0]
+    part = distribution.partial_expectation((top - distribution.location[..., None]) / distribution.scale[..., None], distribution.scale)[
+        ..., 0
+    ]
     mean = distribution.mass * torch.exp(distribution.location) * part + (1 - distribution.mass) * torch.exp(distribution.atom)
     assert float((mean - 1).abs().max()) <= tolerance

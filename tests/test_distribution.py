@@ -94,7 +94,7 @@ def test_the_laws_refuse_what_is_no_characteristic_function() -> None:
 
     wrong = {
         "starts_at_one": lambda u: 0.999 * torch.exp(-u * u / 2) + 0j,
-        "is_bounded": lambda u: torch.cosh(u / 100) * torch.exp(-u * u / 2).clamp(min=0.4) + 0j,
+        "is_bounded": lambda u: (1 + u * u) * torch.exp(-u * u / 2) + 0j,
         "is_hermitian": lambda u: torch.exp(-u * u / 2) * torch.polar(torch.ones_like(u), u * u),
         "is_positive_semidefinite": lambda u: torch.exp(-(u**4)) + 0j,
     }
@@ -200,7 +200,9 @@ def test_an_atom_far_outside_the_series_is_still_a_quantile(atom: float) -> None
     law = smc.Distribution(law.values, law.grid, law.location, law.scale, f64(0.5), f64(atom))
     p = 0.25 if atom < 0 else 0.75
     assert float(law.quantile(p)) == pytest.approx(atom, abs=1e-10)
-    assert float(law.expected_shortfall(0.25)) == pytest.approx(atom if atom < 0 else float(law.location) + 0.2 * -0.79788456080286, abs=1e-8)
+    assert float(law.expected_shortfall(0.25)) == pytest.approx(
+        atom if atom < 0 else float(law.location) + 0.2 * -0.79788456080286, abs=1e-8
+    )
 
 
 def test_all_in_the_atom_is_a_certain_outcome() -> None:
@@ -259,7 +261,8 @@ def test_partial_expectations_are_those_of_the_normal() -> None:
     z, g = torch.linspace(-3, 3, 7, dtype=torch.float64), f64(0.0, 0.5, -0.7)
     law = Mixture(f64(1, 1, 1), f64(0, 0, 0), f64(1, 1, 1)).distribution()
     expected = torch.exp(g[:, None] ** 2 / 2) * ndtr(z - g[:, None])
-    torch.testing.assert_close(law.partial_expectation(z.expand(3, -1), g), expected, rtol=0, atol=1e-12)
+    cancelled = 4 * EPS * torch.exp(g.abs() * 14.3)[:, None]  # e^{gy} at the lower end
+    assert bool(((law.partial_expectation(z.expand(3, -1), g) - expected).abs() <= 1e-13 + cancelled).all())
 
 
 def test_gradients_flow_from_every_quantity_to_the_values() -> None:
@@ -325,8 +328,18 @@ def test_bad_probabilities_are_refused(method: str, p: float) -> None:
         (object(), None, TypeError, "a law is a process with a characteristic_function, a Sample, or a callable φ(u); got object"),
         (PROCESS, None, ValueError, "maturity must be positive (years); got nan: a process needs a maturity"),
         (PROCESS, 0.0, ValueError, "maturity must be positive (years); got 0.0: a process needs a maturity"),
-        (lambda u: 0.5 * torch.exp(-u * u) + 0j, None, ValueError, "the characteristic function must tend to 1 at frequency 0; it does not"),
-        (lambda u: 1 + 0j * u, None, ValueError, "the law must have a positive, finite variance; its characteristic function says otherwise"),
+        (
+            lambda u: 0.5 * torch.exp(-u * u) + 0j,
+            None,
+            ValueError,
+            "the characteristic function must tend to 1 at frequency 0; it does not",
+        ),
+        (
+            lambda u: 1 + 0j * u,
+            None,
+            ValueError,
+            "the law must have a positive, finite variance; its characteristic function says otherwise",
+        ),
     ],
 )
 def test_what_has_no_law_is_refused(law: object, maturity: float | None, error: type[Exception], message: str) -> None:
@@ -344,7 +357,5 @@ def test_a_slowly_decaying_law_is_cut_at_a_bounded_number_of_frequencies() -> No
     law = smc.Distribution.of(lambda u: 1 / (1 + u * u / 2) + 0j)  # Laplace of variance 1
     assert law.grid.size == 1 << 13
     assert float(law.cdf([0.0])) == pytest.approx(0.5, abs=1e-12)
-    expected = f64(-1).sub(1).exp()  # placeholder of shape: P(X ≤ −x) = e^{−√2 x}/2
     x = f64(-1.0)
     torch.testing.assert_close(law.cdf(x), torch.exp(math.sqrt(2) * x) / 2, rtol=0, atol=1e-6)
-    assert expected.shape == x.shape

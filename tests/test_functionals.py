@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import pytest
-import QuantLib as ql
+import QuantLib
 import torch
 from fixtures import sigmas
 from torch import Tensor
@@ -23,7 +23,9 @@ def named(functional: object) -> str:
     return type(functional).__name__
 
 
-def simulated(functionals: object = tuple(FUNCTIONALS), grid: smc.TimeGrid = GRID, seed: int = 31, **options: object) -> tuple[smc.Sample, ...]:
+def simulated(
+    functionals: object = tuple(FUNCTIONALS), grid: smc.TimeGrid = GRID, seed: int = 31, **options: object
+) -> tuple[smc.Sample, ...]:
     return smc.simulate(PROCESS, grid, smc.Draws(seed), 1 << 13, functionals, carry=CARRY, **options)
 
 
@@ -187,22 +189,22 @@ def test_the_arithmetic_asian_puts_of_levy(fixings: int, published: float) -> No
 
 def quantlib(average: object, engine: object, strike: float) -> float:
     """Price a two-year call with ten fixings on S₀ 100, r .06, q .03, σ .2 by QuantLib."""
-    today, days = ql.Date(5, 7, 2002), ql.Actual365Fixed()
-    ql.Settings.instance().evaluationDate = today
-    rate, dividend_yield = (ql.YieldTermStructureHandle(ql.FlatForward(today, x, days)) for x in (0.06, 0.03))
-    volatility = ql.BlackVolTermStructureHandle(ql.BlackConstantVol(today, ql.NullCalendar(), 0.2, days))
-    process = ql.BlackScholesMertonProcess(ql.QuoteHandle(ql.SimpleQuote(100.0)), dividend_yield, rate, volatility)
+    today, days = QuantLib.Date(5, 7, 2002), QuantLib.Actual365Fixed()
+    QuantLib.Settings.instance().evaluationDate = today
+    rate, dividend_yield = (QuantLib.YieldTermStructureHandle(QuantLib.FlatForward(today, x, days)) for x in (0.06, 0.03))
+    volatility = QuantLib.BlackVolTermStructureHandle(QuantLib.BlackConstantVol(today, QuantLib.NullCalendar(), 0.2, days))
+    process = QuantLib.BlackScholesMertonProcess(QuantLib.QuoteHandle(QuantLib.SimpleQuote(100.0)), dividend_yield, rate, volatility)
     dates = [today + 73 * i for i in range(1, 11)]
-    past = 0.0 if average == ql.Average.Arithmetic else 1.0
-    payoff, exercise = ql.PlainVanillaPayoff(ql.Option.Call, strike), ql.EuropeanExercise(dates[-1])
-    option = ql.DiscreteAveragingAsianOption(average, past, 0, dates, payoff, exercise)
+    past = 0.0 if average == QuantLib.Average.Arithmetic else 1.0
+    payoff, exercise = QuantLib.PlainVanillaPayoff(QuantLib.Option.Call, strike), QuantLib.EuropeanExercise(dates[-1])
+    option = QuantLib.DiscreteAveragingAsianOption(average, past, 0, dates, payoff, exercise)
     option.setPricingEngine(engine(process))
     return float(option.NPV())
 
 
 @pytest.mark.parametrize("strike", [80.0, 100.0, 125.0])
 def test_the_geometric_asian_call_is_that_of_quantlib(strike: float) -> None:
-    expected = quantlib(ql.Average.Geometric, ql.AnalyticDiscreteGeometricAveragePriceAsianEngine, strike)
+    expected = quantlib(QuantLib.Average.Geometric, QuantLib.AnalyticDiscreteGeometricAveragePriceAsianEngine, strike)
     unit = geometric_price(strike / 100, 0.03, 0.2, smc.TimeGrid(2.0, 10))
     assert 100 * math.exp(-0.12) * unit == pytest.approx(expected, rel=1e-12)
 
@@ -210,7 +212,7 @@ def test_the_geometric_asian_call_is_that_of_quantlib(strike: float) -> None:
 @pytest.mark.parametrize("strike", [80.0, 100.0, 125.0])
 def test_the_arithmetic_asian_call_is_that_of_quantlib(strike: float) -> None:
     """Against Choi's (2018) quadrature, good to 2e-4 on a spot of 100."""
-    expected = quantlib(ql.Average.Arithmetic, ql.ChoiAsianEngine, strike)
+    expected = quantlib(QuantLib.Average.Arithmetic, QuantLib.ChoiAsianEngine, strike)
     value, error = arithmetic_price(strike / 100, 0.03, 0.2, smc.TimeGrid(2.0, 10))
     scale = 100 * math.exp(-0.12)
     assert abs(scale * value - expected) < 2e-4 + sigmas(3) * scale * error

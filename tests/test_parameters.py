@@ -160,8 +160,14 @@ def test_at_makes_the_process_of_these_points() -> None:
     [
         ({"bounds": {"volatilty": (0.1, 0.2)}}, "unknown parameter 'volatilty' (did you mean 'volatility'?); known: volatility"),
         ({"bounds": {}}, "BlackScholes needs bounds for 'volatility'; give (lower, upper) or a number"),
-        ({"bounds": {"volatility": (0.5, 0.1)}}, "bounds of volatility must satisfy lower < upper; got (0.5, 0.1): give a number to fix it"),
-        ({"bounds": {"volatility": (0.5, 0.5)}}, "bounds of volatility must satisfy lower < upper; got (0.5, 0.5): give a number to fix it"),
+        (
+            {"bounds": {"volatility": (0.5, 0.1)}},
+            "bounds of volatility must satisfy lower < upper; got (0.5, 0.1): give a number to fix it",
+        ),
+        (
+            {"bounds": {"volatility": (0.5, 0.5)}},
+            "bounds of volatility must satisfy lower < upper; got (0.5, 0.5): give a number to fix it",
+        ),
         ({"bounds": {"volatility": (-0.5, 0.1)}}, "volatility must be positive (per sqrt(year)); got -0.2"),
         ({"bounds": {"volatility": (0.1, math.nan)}}, "upper bound of volatility must be finite; got nan"),
         ({"bounds": {"volatility": (math.inf, 1.0)}}, "lower bound of volatility must be finite; got inf"),
@@ -194,4 +200,4 @@ def test_points_outside_the_box_are_refused(name: str, value: float, shown: str)
 
 
 def test_numpy_bounds_are_taken_like_numbers() -> None:
-    assert space(bounds={"volatility": (np.float64(0.1), np.float32(0.5))}) .box["volatility"] == (0.1, 0.5)
+    assert space(bounds={"volatility": (np.float64(0.1), np.float32(0.5))}).box["volatility"] == (0.1, 0.5)

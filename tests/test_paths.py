@@ -61,7 +61,9 @@ def test_the_memory_budget_does_not_change_one_bit(sampling: str, dtype: torch.d
 
 def test_a_large_run_is_the_same_in_one_chunk_and_in_many() -> None:
     big, small = (
-        smc.simulate(smc.BlackScholes(0.2), smc.TimeGrid(1.0, 2), smc.Draws(42), 20_001, smc.ArithmeticAverage(), memory=m, dtype=torch.float32)
+        smc.simulate(
+            smc.BlackScholes(0.2), smc.TimeGrid(1.0, 2), smc.Draws(42), 20_001, smc.ArithmeticAverage(), memory=m, dtype=torch.float32
+        )
         for m in (1 << 25, 1 << 18)
     )
     assert torch.equal(big.log_outcome, small.log_outcome)

@@ -179,7 +179,10 @@ def test_bad_maturities_are_refused(maturity: float) -> None:
     message = re.escape(f"maturity must be positive (years); got {maturity}")
     process = smc.BlackScholes(0.2)
     calls = (smc.TimeGrid, process.integrated_variance, process.features)
-    for call in (*(lambda t, c=c: c(t, 1) if c is smc.TimeGrid else c(t) for c in calls), lambda t: process.characteristic_function(torch.ones(1), t)):
+    for call in (
+        *(lambda t, c=c: c(t, 1) if c is smc.TimeGrid else c(t) for c in calls),
+        lambda t: process.characteristic_function(torch.ones(1), t),
+    ):
         with pytest.raises(ValueError, match=message):
             call(maturity)
 

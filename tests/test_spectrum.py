@@ -55,7 +55,14 @@ def test_the_frequencies_of_a_grid_are_multiples_of_pi_over_its_half_width() -> 
 
 @pytest.mark.parametrize(
     ("x", "frequency", "shape"),
-    [((7,), (3,), (1, 3)), ((2, 7), (3,), (2, 3)), ((2, 7), (2, 3), (2, 3)), ((7,), (4, 3), (4, 3)), ((1, 7), (4, 3), (4, 3)), ((2, 7), (1, 3), (2, 3))],
+    [
+        ((7,), (3,), (1, 3)),
+        ((2, 7), (3,), (2, 3)),
+        ((2, 7), (2, 3), (2, 3)),
+        ((7,), (4, 3), (4, 3)),
+        ((1, 7), (4, 3), (4, 3)),
+        ((2, 7), (1, 3), (2, 3)),
+    ],
 )
 def test_shapes(x: tuple[int, ...], frequency: tuple[int, ...], shape: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(1)

@@ -1,0 +1,712 @@
+"""Notebooks as programs: parameters checked at the door, a run whose end is known, a report, stored outputs kept clean.
+
+A notebook has one cell tagged ``parameters``, constants only, one a line::
+
+    volatility: float = 0.2  # volatility, per square root of a year, in (0, 2]
+
+The type is int, float, str, bool or a list of these; the comment says what it means and, if it ends in an interval such as
+``in (0, 2]`` or ``in [16, inf)``, every number given for it must lie there. A run writes NAME.ipynb, NAME.html and the record
+NAME.json into one folder; what failed is called NAME.failed.ipynb and NAME.failed.html, so that it is never taken for a result.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import difflib
+import hashlib
+import io
+import json
+import logging
+import math
+import multiprocessing
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import tokenize
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import yaml
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NBClientEngine
+from papermill.exceptions import PapermillExecutionError
+from tqdm import tqdm
+
+from spectralmc import __version__, pages
+from spectralmc.verdicts import MIME
+
+SCHEMA = 1  # of the record
+LARGEST = 200_000  # bytes of a stored notebook
+LONGEST = 8  # lines of a code cell
+_SOCKET_PATH = 100  # a Unix socket's path must be shorter than 107 bytes
+_KINDS: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
+_INTERVAL = re.compile(r",?\s*\bin\s*([\[(])\s*([-+.\w]+)\s*,\s*([-+.\w]+)\s*([\])])\s*$")
+_EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")  # 1e-3 is text to YAML 1.1, a number to everybody else
+_PLACE = re.compile(r"(?:/home/|/Users/|/root/|/tmp/|site-packages/|[A-Z]:\\\\?Users)[^\s'\"<]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_log = logging.getLogger("spectralmc.runner")
+_log.addHandler(logging.NullHandler())  # what went wrong is in the record; a program that wants the log can listen
+_log.propagate = False
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used; nothing was run. The message is one sentence for the command line."""
+
+
+# Parameters ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of the parameters cell."""
+
+    name: str
+    type: str
+    default: Any
+    meaning: str
+    interval: str = ""
+
+    def accept(self, value: Any) -> Any:
+        """Return ``value`` in the declared type, or refuse it (``InputError``)."""
+        value = value.tolist() if hasattr(value, "tolist") else value  # NumPy's and torch's numbers and arrays
+        if self.type.startswith("list"):
+            if not isinstance(value, list | tuple):
+                raise self._refusal(value)
+            inner = self.type[5:-1]
+            return [self._one(entry, inner) if inner else entry for entry in value]
+        return self._one(value, self.type)
+
+    def _one(self, value: Any, kind: str) -> Any:
+        if kind == "float" and isinstance(value, str) and _EXPONENT.fullmatch(value):
+            value = float(value)
+        if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, _KINDS[kind]) or (isinstance(value, bool) and kind != "bool"):
+            raise self._refusal(value)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"parameter {self.name} must be finite; got {value}")
+        if self.interval and not inside(value, self.interval):
+            raise InputError(f"parameter {self.name} must be in {self.interval} ({self.meaning}); got {value!r}")
+        return value
+
+    def _refusal(self, value: Any) -> InputError:
+        return InputError(f"parameter {self.name} must be {self.type} ({self.meaning}); got {value!r}, a {type(value).__name__}")
+
+
+def inside(value: Any, interval: str) -> bool:
+    """Whether a number lies in an interval written as ``(0, 2]``; "inf" stands for no bound."""
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    above = value > low if interval[0] == "(" else value >= low
+    return bool(above and (value < high if interval[-1] == ")" else value <= high))
+
+
+def read_notebook(path: Path | str) -> Any:
+    """Return a notebook as nbformat 4, or refuse the file (``InputError``)."""
+    try:
+        return nbformat.reads(Path(path).read_text(encoding="utf-8"), as_version=4)
+    except FileNotFoundError:
+        raise InputError(f"notebook {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"notebook {path} cannot be read: {error}") from None
+    except Exception:
+        raise InputError(f"notebook {path} is not a Jupyter notebook") from None
+
+
+def parameters_of(notebook: Any) -> dict[str, Parameter]:
+    """Return the parameters that a notebook (a path or what ``read_notebook`` returned) declares, without running it."""
+    notebook = read_notebook(notebook) if isinstance(notebook, str | Path) else notebook
+    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise InputError(f"a notebook must have exactly one cell tagged 'parameters'; got {len(cells)}")
+    try:
+        statements = ast.parse(cells[0].source).body
+        comments = _comments(cells[0].source)
+    except (SyntaxError, tokenize.TokenError):
+        raise InputError("the parameters cell must be valid Python") from None
+    found = [_declared(statement, comments.get(statement.end_lineno or 0, "")) for statement in statements]
+    if twice := [name for name in (p.name for p in found) if sum(p.name == name for p in found) > 1]:
+        raise InputError(f"parameter {twice[0]} must be declared once")
+    return {parameter.name: parameter for parameter in found}
+
+
+def _comments(source: str) -> dict[int, str]:
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {token.start[0]: token.string.lstrip("# ").strip() for token in tokens if token.type == tokenize.COMMENT}
+
+
+def _declared(statement: ast.stmt, comment: str) -> Parameter:
+    form = "name: type = constant  # meaning, unit"
+    if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name) or statement.value is None:
+        raise InputError(f"a line of the parameters cell must read '{form}'; got {ast.unparse(statement)!r}")
+    name, kind = statement.target.id, ast.unparse(statement.annotation)
+    if kind not in {*_KINDS, "list", *(f"list[{inner}]" for inner in _KINDS)}:
+        raise InputError(f"parameter {name} must be of type {', '.join(_KINDS)} or list[…]; got {kind}")
+    match = _INTERVAL.search(comment)
+    interval = f"{match[1]}{match[2]}, {match[3]}{match[4]}" if match else ""
+    meaning = comment[: match.start()] if match else comment
+    if not meaning:
+        raise InputError(f"parameter {name} must have a comment with its meaning and unit: '{form}'")
+    try:
+        inside(0.0, interval or "[0, 0]")
+        value = ast.literal_eval(statement.value)
+    except ValueError:
+        raise InputError(f"parameter {name} must have a constant and, if any, an interval of numbers; got {form!r}") from None
+    parameter = Parameter(name, kind, value, meaning, interval)
+    parameter.accept(value)
+    return parameter
+
+
+def check_parameters(notebook: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """Return ``values`` in their declared types, or refuse the first that is unknown, of another type or out of its interval."""
+    known = parameters_of(notebook)
+    for name in values:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise InputError(f"unknown parameter {name!r}{hint} (the notebook takes {', '.join(known) or 'none'})")
+    return {name: known[name].accept(value) for name, value in values.items()}
+
+
+# Execution ----------------------------------------------------------------------------------------------------------------------
+
+
+class _ThisPython(KernelSpecManager):
+    """Runs notebooks in the interpreter that runs this program, whatever kernels are registered on the machine."""
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        return KernelSpec(argv=argv, display_name="Python 3", language="python")
+
+
+class _Client(PapermillNotebookClient):
+    """A client that marks the running cell when the kernel dies, time runs out or somebody interrupts."""
+
+    folder = ""
+    limit: float | None = None
+    deadline = math.inf
+
+    def create_kernel_manager(self) -> AsyncKernelManager:
+        """Talk to the kernel through Unix sockets: no ports to collide, nothing to listen on."""
+        connection = str(Path(self.folder) / "k.json")
+        self.km = AsyncKernelManager(
+            transport="ipc", connection_file=connection, kernel_name=self.kernel_name, kernel_spec_manager=_ThisPython()
+        )
+        return self.km
+
+    def execute_cell(self, cell: Any, cell_index: int, **options: Any) -> Any:
+        """Execute a cell within what is left of the time for the whole run."""
+        try:
+            if self.limit:
+                self.timeout = max(1, math.ceil(self.deadline - time.monotonic()))
+            return super().execute_cell(cell, cell_index, **options)
+        except (DeadKernelError, CellTimeoutError, KeyboardInterrupt) as error:
+            name, sentence = self._plainly(error)
+            cell.outputs.append(nbformat.v4.new_output("error", ename=name, evalue=sentence, traceback=[f"{name}: {sentence}"]))
+            self.nb_man.cell_exception(cell, cell_index=cell_index, exception=error)
+            self.shutdown_kernel = "immediate"  # it is dead, or busy with what nobody waits for
+            raise
+
+    def _plainly(self, error: BaseException) -> tuple[str, str]:
+        if isinstance(error, DeadKernelError):
+            return "DeadKernelError", "the kernel process died (killed, or out of memory); try smaller parameters or more memory"
+        if isinstance(error, CellTimeoutError):
+            return "CellTimeoutError", f"the run took longer than its {self.limit:g} s, in this cell; raise the timeout"
+        return "KeyboardInterrupt", "interrupted by the user or the system while this cell ran"
+
+
+class Engine(NBClientEngine):
+    """The papermill engine ``spectralmc``: a run that ends badly is marked so, in the cell where it ended.
+
+    ``execution_timeout`` is the time of the whole notebook in seconds; None is no limit.
+    """
+
+    @classmethod
+    def execute_managed_notebook(
+        cls,
+        nb_man: Any,
+        kernel_name: str,
+        log_output: bool = False,
+        stdout_file: Any = None,
+        stderr_file: Any = None,
+        start_timeout: int = 60,
+        execution_timeout: float | None = None,
+        **ignored: Any,
+    ) -> None:
+        with tempfile.TemporaryDirectory(prefix="smc", dir=_short_folder(), ignore_cleanup_errors=True) as folder:
+            client = _Client(nb_man, kernel_name=kernel_name, startup_timeout=start_timeout, log=_log, log_output=log_output)
+            client.folder, client.limit = folder, execution_timeout
+            client.deadline = time.monotonic() + (execution_timeout or math.inf)
+            inline = "module://matplotlib_inline.backend_inline"
+            ours = {"TQDM_DISABLE": "1", "MPLBACKEND": inline, "IPYTHONDIR": folder, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+            try:
+                client.execute(env={**os.environ, **ours})
+            except (DeadKernelError, CellTimeoutError, KeyboardInterrupt):
+                if not any(cell.metadata.papermill.status == nb_man.FAILED for cell in nb_man.nb.cells):
+                    raise  # it happened outside a cell: nothing in the notebook says so
+
+
+def _short_folder() -> str | None:
+    """Return a folder whose sockets have short enough paths; None is the system's temporary one."""
+    return None if len(tempfile.gettempdir()) < _SOCKET_PATH - 40 else "/tmp"
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let a request to terminate end a run as Ctrl-C does."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# Runs ---------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished run: its record, and the folder that holds its files."""
+
+    record: dict[str, Any]
+    folder: Path
+
+    @property
+    def done(self) -> bool:
+        """Whether it ran to its end and every verdict holds."""
+        return bool(self.record["status"] == "done")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run to be made; made by ``plan``, which checks everything a run needs."""
+
+    name: str
+    path: Path
+    notebook: Any
+    given: dict[str, Any]
+    parameters: dict[str, Any]
+    timeout: float | None
+    inputs: str
+
+
+def plan(notebook: Path | str, parameters: dict[str, Any] | None = None, timeout: Any = None, name: Any = None) -> Plan:
+    """Return the plan of a run, or refuse it (``InputError``) before anything starts."""
+    path = Path(notebook)
+    node = read_notebook(path)
+    given = check_parameters(node, parameters or {})
+    full = {**{known.name: known.accept(known.default) for known in parameters_of(node).values()}, **given}
+    name = path.stem if name is None else name
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InputError(f"name of a run must be of letters, digits, '.', '_' and '-'; got {name!r}")
+    usable = isinstance(timeout, int | float) and not isinstance(timeout, bool) and 0 < timeout < math.inf
+    if timeout is not None and not usable:
+        raise InputError(f"timeout must be positive (seconds); got {timeout!r}")
+    inputs = hashlib.sha256(path.read_bytes() + json.dumps(full, sort_keys=True).encode()).hexdigest()
+    return Plan(name, path, node, given, full, timeout, inputs)
+
+
+def run(
+    notebook: Path | str,
+    parameters: dict[str, Any] | None = None,
+    out: Path | str = "runs",
+    *,
+    timeout: float | None = None,
+    name: str | None = None,
+) -> Result:
+    """Run a notebook with ``parameters`` and leave NAME.ipynb, NAME.html and NAME.json in ``out``.
+
+    ``timeout`` is the time of the whole run in seconds. A cell that fails, a dead kernel, a timeout, an interruption or a verdict
+    that does not hold make a failed run, whose notebook and page are kept as NAME.failed.*. Raises ``InputError`` before anything
+    is run, and ``KeyboardInterrupt`` after an interrupted run is written down.
+    """
+    return _perform(plan(notebook, parameters, timeout, name), Path(out))
+
+
+def _perform(task: Plan, out: Path) -> Result:
+    out.mkdir(parents=True, exist_ok=True)
+    part = out / f"{task.name}.part.ipynb"
+    for ending in ("ipynb", "html", "json", "failed.ipynb", "failed.html", "part.ipynb"):
+        (out / f"{task.name}.{ending}").unlink(missing_ok=True)  # nothing older may be taken for this run's
+    record = blank(task)
+    record["started"] = datetime.now(UTC).isoformat(timespec="seconds")
+    clock = time.monotonic()
+    error = None
+    with _terminable():
+        try:
+            papermill.execute_notebook(
+                copy.deepcopy(task.notebook),
+                str(part.resolve()),
+                task.given,
+                engine_name="spectralmc",
+                kernel_name="python3",
+                language="python",
+                cwd=str(task.path.parent.resolve()),
+                progress_bar=False,
+                execution_timeout=task.timeout,
+            )
+        except PapermillExecutionError:
+            pass  # it is in the notebook, with its cell
+        except (OSError, RuntimeError, DeadKernelError, CellTimeoutError, KeyboardInterrupt) as failure:
+            error = {"cell": None, "ename": type(failure).__name__, "evalue": str(failure) or "interrupted before the first cell"}
+        record["seconds"] = round(time.monotonic() - clock, 3)
+        executed = _executed(part)
+        record |= _found_in(executed)
+        record["error"] = record["error"] or error
+        record |= _judged(record)
+        _keep(record, executed, part, task.path.parent)
+    if record["error"] and record["error"]["ename"] == "KeyboardInterrupt":
+        raise KeyboardInterrupt
+    return Result(record, out)
+
+
+def blank(task: Plan) -> dict[str, Any]:
+    """Return the record of a run that has not begun; its status is "waiting"."""
+    return {
+        "schema": SCHEMA,
+        "name": task.name,
+        "notebook": task.path.name,
+        "title": pages.title_of(task.notebook, task.name),
+        "status": "waiting",
+        "reason": None,
+        "error": None,
+        "parameters": task.parameters,
+        "verdicts": [],
+        "scalars": {},
+        "seconds": 0.0,
+        "started": None,
+        "versions": _versions(),
+        "commit": _commit(task.path.parent),
+        "seed": task.parameters.get("seed"),
+        "device": "cpu",
+        "inputs": task.inputs,
+        "files": {},
+    }
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {"spectralmc": __version__, "python": platform.python_version()}
+    for name in ("torch", "numpy"):
+        found[name] = None
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _commit(folder: Path) -> str | None:
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude", "*", "--abbrev=12"]
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
+    return None
+
+
+def _executed(part: Path) -> Any:
+    try:
+        return nbformat.read(part, as_version=4)
+    except Exception:  # not there, or cut off: the disk was full
+        return nbformat.v4.new_notebook()
+
+
+def _found_in(notebook: Any) -> dict[str, Any]:
+    """Return what an executed notebook says of itself: the first error, verdicts, scalars, device."""
+    own = [cell for cell in notebook.cells if not {"injected-parameters", "papermill-error-cell-tag"} & set(cell.metadata.get("tags", []))]
+    outputs = [(number, output) for number, cell in enumerate(own, 1) for output in cell.get("outputs", [])]
+    errors = [(number, output) for number, output in outputs if output.output_type == "error"]
+    payloads = [output.data[MIME] for _, output in outputs if MIME in output.get("data", {})]
+    found: dict[str, Any] = {"error": None, "verdicts": {}, "scalars": {}, "device": "cpu"}
+    for number, output in errors[:1]:
+        found["error"] = {"cell": number, "ename": output.ename, "evalue": output.evalue}
+    for payload in payloads:
+        found["verdicts"] |= {row["claim"]: dict(row) for row in payload["verdicts"]}
+        found["scalars"] |= payload["scalars"]
+        found["device"] = payload["device"]
+    return {**found, "verdicts": list(found["verdicts"].values())}
+
+
+def _judged(record: dict[str, Any]) -> dict[str, Any]:
+    """Return status and reason: a claim that does not hold is a failed check."""
+    error, broken = record["error"], [row["claim"] for row in record["verdicts"] if not row["holds"]]
+    reason = f"{len(broken)} of {len(record['verdicts'])} claims do not hold: {'; '.join(broken)}" if broken else None
+    if error:
+        place = f"Cell {error['cell']}: " if error["cell"] else ""
+        reason = f"{place}{error['ename']}: {error['evalue']}".strip().removesuffix(":")
+    return {"status": "failed" if reason else "done", "reason": reason}
+
+
+def _keep(record: dict[str, Any], executed: Any, part: Path, folder: Path) -> None:
+    """Give the files of a run their names, the record last: where there is a record, the rest is whole."""
+    name, out = record["name"], part.parent
+    mark = "" if record["status"] == "done" else ".failed"
+    files = {"ipynb": f"{name}{mark}.ipynb", "html": f"{name}{mark}.html"}
+    try:
+        if not executed.cells:
+            raise OSError("no notebook was written")
+        _write(out / files["html"], pages.page(executed, record, folder))
+        part.replace(out / files["ipynb"])
+        record["files"] = files
+    except OSError as failure:
+        (out / files["html"]).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)  # on a full disk this makes room for the record
+        ran = record["status"] == "done"
+        record |= {"status": "failed", "reason": f"its files could not be written: {failure}"} if ran else {}
+    _write(out / f"{name}.json", json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    unfinished = path.with_name(f".{path.name}.tmp")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+# The report ---------------------------------------------------------------------------------------------------------------------
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping that a YAML file holds, or refuse the file (``InputError``)."""
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"file {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"file {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if found is not None and (not isinstance(found, dict) or not all(isinstance(key, str) for key in found)):
+        raise InputError(f"file {path} must hold 'name: value' lines; got a {type(found).__name__}")
+    return found or {}
+
+
+def plans(runs: Path | str) -> list[Plan]:
+    """Return the plans of all ``*.yaml`` files in a folder; the notebooks lie in the folder above. Refuses all or none."""
+    files = sorted(Path(runs).glob("*.yaml"))
+    if not files:
+        raise InputError(f"folder {runs} must hold at least one *.yaml file that names a notebook")
+    found = [_planned(path) for path in files]
+    names = [task.name for task in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"two files in {runs} name their run {twice[0]!r}; each run needs a name of its own")
+    return found
+
+
+def _planned(path: Path) -> Plan:
+    fields = read_yaml(path)
+    known = ("notebook", "parameters", "name", "timeout")
+    if unknown := [key for key in fields if key not in known]:
+        raise InputError(f"{path.name}: unknown entry {unknown[0]!r}; a run has {', '.join(known)}")
+    values = fields.get("parameters") or {}
+    if not isinstance(fields.get("notebook"), str) or not isinstance(values, dict):
+        raise InputError(f"{path.name}: a run must have 'notebook: FILE.ipynb' and may have 'parameters:' with 'name: value' lines")
+    try:
+        return plan(path.parent.parent / fields["notebook"], values, fields.get("timeout"), fields.get("name", path.stem))
+    except InputError as error:
+        raise InputError(f"{path.name}: {error}") from None
+
+
+def report(
+    out: Path | str = "reports",
+    resume: bool = False,
+    *,
+    runs: Path | str = "notebooks/runs",
+    workers: int = 1,
+    tell: Callable[[dict[str, Any]], None] = lambda record: None,
+) -> list[dict[str, Any]]:
+    """Run every notebook named in ``runs`` and leave their pages and the gallery index.html in ``out``; return the records.
+
+    Everything is checked before anything runs; a run that fails does not stop the others; the gallery is rewritten after every
+    run. ``resume`` keeps finished runs whose notebook and parameters are unchanged. ``tell`` hears of each run as it ends.
+    """
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise InputError(f"workers must be a whole number of at least 1; got {workers!r}")
+    tasks, out = plans(runs), Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    records = {task.name: (resume and _finished(task, out)) or blank(task) for task in tasks}
+    waiting = [task for task in tasks if records[task.name]["status"] == "waiting"]
+    for name in records.keys() - {task.name for task in waiting}:
+        tell(records[name])
+    _write(out / "index.html", pages.gallery(list(records.values()), out))
+    try:
+        for record in tqdm(_each(waiting, out, workers), total=len(waiting), unit="notebook", disable=None):
+            records[record["name"]] = record
+            _write(out / "index.html", pages.gallery(list(records.values()), out))
+            tell(record)
+    finally:
+        for task in waiting:  # an interrupted run has left its record too
+            records[task.name] = _stored(task, out) or records[task.name]
+        _write(out / "index.html", pages.gallery(list(records.values()), out))
+    return list(records.values())
+
+
+def _stored(task: Plan, out: Path) -> dict[str, Any] | None:
+    """Return the record that a run of exactly this task has left, if it is whole."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        record = json.loads((out / f"{task.name}.json").read_text(encoding="utf-8"))
+        if record["schema"] == SCHEMA and record["inputs"] == task.inputs and record.keys() == blank(task).keys():
+            return dict(record)
+    return None
+
+
+def _finished(task: Plan, out: Path) -> dict[str, Any] | None:
+    record = _stored(task, out)
+    whole = record and record["status"] == "done" and all((out / file).is_file() for file in record["files"].values())
+    return record if whole else None
+
+
+def _each(tasks: list[Plan], out: Path, workers: int) -> Iterator[dict[str, Any]]:
+    """Yield the record of every task as it ends."""
+    if workers == 1 or len(tasks) < 2:
+        yield from (_attempt(task, out) for task in tasks)
+        return
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=multiprocessing.get_context("spawn"))
+    futures: dict[Future[dict[str, Any]], Plan] = {pool.submit(_attempt, task, out): task for task in tasks}
+    try:
+        with _terminable():
+            yield from (future.result() for future in as_completed(futures))
+    except BaseException:
+        for worker in multiprocessing.active_children():
+            worker.terminate()  # each marks the cell it was in and ends
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _attempt(task: Plan, out: Path) -> dict[str, Any]:
+    try:
+        return _perform(task, out).record
+    except OSError as failure:  # not even the record could be written
+        return {**blank(task), "status": "failed", "reason": f"its files could not be written: {failure}"}
+
+
+# Stored notebooks ---------------------------------------------------------------------------------------------------------------
+
+
+def update(path: Path | str, timeout: float | None = 600.0) -> None:
+    """Run a notebook from a clean start on its defaults and store its outputs, without timings or machine names.
+
+    Raises ``InputError`` with the reason, and leaves the file as it was, if the run fails or its result breaks a rule of
+    ``problems``.
+    """
+    path = Path(path)
+    with tempfile.TemporaryDirectory(prefix="smc") as folder:
+        record = run(path, out=folder, timeout=timeout, name="notebook").record
+        if record["status"] != "done":
+            raise InputError(f"{path.name}: {record['reason']}")
+        notebook = _normal(_executed(Path(folder) / "notebook.ipynb"))
+    text = nbformat.writes(notebook, version=4) + "\n"
+    if found := _problems(path.name, notebook, len(text.encode())):
+        raise InputError("\n".join(found))
+    shutil.copymode(path, path.with_name(f".{path.name}.tmp")) if path.with_name(f".{path.name}.tmp").exists() else None
+    _write(path, text)
+
+
+def _normal(notebook: Any) -> Any:
+    """Return a notebook with its sources, tags and outputs, and nothing that changes from run to run."""
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"file_extension": ".py", "mimetype": "text/x-python", "name": "python"},
+        }
+    )
+    notebook.nbformat_minor = 5
+    seen: set[str] = set()
+    count = 0
+    for number, cell in enumerate(notebook.cells, 1):
+        cell.metadata = nbformat.from_dict({"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {})
+        cell.id = f"cell-{number:02d}" if cell.get("id", "") in seen or not cell.get("id") else cell.id
+        seen.add(cell.id)
+        if cell.cell_type != "code":
+            continue
+        count += 1
+        cell.execution_count = count
+        cell.outputs = _joined(cell.outputs)
+        for output in cell.outputs:
+            if output.output_type == "execute_result":
+                output.execution_count = count
+            if "metadata" in output:
+                output.metadata = nbformat.from_dict({})
+    return notebook
+
+
+def _joined(outputs: list[Any]) -> list[Any]:
+    """Return outputs with neighbouring pieces of one stream as one: how a stream is cut depends on the clock."""
+    joined: list[Any] = []
+    for output in outputs:
+        if joined and output.output_type == "stream" == joined[-1].output_type and output.name == joined[-1].name:
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
+
+
+def problems(path: Path | str) -> list[str]:
+    """Return one line for every rule of a stored notebook that this file breaks: the file, the cell, the rule."""
+    path = Path(path)
+    return _problems(path.name, read_notebook(path), path.stat().st_size)
+
+
+def _problems(name: str, notebook: Any, size: int) -> list[str]:
+    found = []
+    try:
+        parameters_of(notebook)
+    except InputError as error:
+        found.append(str(error))
+    if size >= LARGEST:
+        found.append(f"a stored notebook must be smaller than {LARGEST // 1000} kB; got {size // 1000}: fewer or smaller figures")
+    prose = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+    if not prose or not prose[0].source.startswith("# "):
+        found.append("the first text cell must begin with its subject, '# …'")
+    code = [(number, cell) for number, cell in enumerate(notebook.cells, 1) if cell.cell_type == "code"]
+    if not any("nbval-check-output" in cell.metadata.get("tags", []) for _, cell in code):
+        found.append("at least one cell must be tagged 'nbval-check-output'")
+    for count, (number, cell) in enumerate(code, 1):
+        found += [f"cell {number}: {problem}" for problem in _cell_problems(cell, count)]
+    return [f"{name}: {problem}" for problem in found]
+
+
+def _cell_problems(cell: Any, count: int) -> Iterator[str]:
+    tags, outputs = cell.metadata.get("tags", []), cell.outputs
+    lines = sum(bool(line.strip()) for line in cell.source.splitlines())
+    if lines > LONGEST and "parameters" not in tags:
+        yield f"a code cell must have at most {LONGEST} lines; got {lines}"
+    if cell.execution_count != count:
+        yield f"the execution count must be {count}, as one clean run leaves it; got {cell.execution_count}: run notebooks --update"
+    if "nbval-check-output" in tags and not outputs:
+        yield "a checked cell must have its output stored: run notebooks --update"
+    if any(output.output_type == "error" for output in outputs):
+        yield "an error must not be stored"
+    if warnings := [output.text for output in outputs if output.get("name") == "stderr"]:
+        yield f"nothing may be written to the error stream; got {warnings[0].strip().splitlines()[-1]!r}"
+    if match := _PLACE.search("".join(_texts(outputs))):
+        yield f"an output must not name a place of one machine; got {match[0]!r}"
+
+
+def _texts(outputs: list[Any]) -> Iterator[str]:
+    for output in outputs:
+        yield str(output.get("text", ""))
+        yield from (str(value) for mime, value in output.get("data", {}).items() if not mime.startswith("image/"))

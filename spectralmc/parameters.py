@@ -198,6 +198,8 @@ class ParameterSpace:
 
 
 def _interval(name: str, bound: Bound) -> tuple[float, float]:
+    if isinstance(bound, tuple | list) and len(bound) != 2:
+        raise ValueError(f"bounds of {name} must be (lower, upper) or one number; got {bound}")
     low, high = bound if isinstance(bound, tuple | list) else (bound, bound)
     low, high = float(real(f"lower bound of {name}", low)), float(real(f"upper bound of {name}", high))
     if low > high or (isinstance(bound, tuple | list) and low == high):

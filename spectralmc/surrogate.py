@@ -189,7 +189,7 @@ class Surrogate:
         k = real("strike", strike, "positive", "currency").double()
         t = real("maturity", maturity, "positive", "years").double()
         named = {name: real(name, value).double() for name, value in self._named(parameters).items()}
-        shape = _common_shape(k.shape, t.shape, *(v.shape for v in named.values()))
+        shape = _common_shape({"strike": k, "maturity": t, **named})
         one = torch.ones(shape, dtype=torch.float64).reshape(-1)
         leaves = {"maturity": t, "rate": market.zero_rate(t), **named}
         leaf = {name: (value.expand(shape).reshape(-1) * one).detach().requires_grad_() for name, value in leaves.items()}
@@ -201,7 +201,7 @@ class Surrogate:
             (gamma,) = torch.autograd.grad(delta.sum(), spot)
         by = {name: g.detach().reshape(shape) for name, g in zip(names, rest, strict=True)}
         model = {name: by[name] for name in named}
-        vega = model.get("volatility", torch.full(shape, torch.nan))
+        vega = model.get("volatility", torch.full(shape, torch.nan, dtype=torch.float64))
         value, delta = value.detach().reshape(shape), delta.detach().reshape(shape)
         return Greeks(value, delta, gamma.reshape(shape), vega, -by["maturity"], by["rate"], model)
 
@@ -244,7 +244,7 @@ class Surrogate:
             raise ValueError(f"carry is missing; the model was trained for it in [{low:g}, {high:g}] (1/year)")
         given = {**self._named(parameters), "maturity": maturity, "carry": low if carry is None or ignored else carry}
         columns = {name: real(name, value).double() for name, value in given.items()}
-        shape = _common_shape(*(c.shape for c in columns.values()))
+        shape = _common_shape(columns)
         if len(shape) > 1:
             raise ValueError(f"parameters, maturity and carry must be numbers or (B,); got shape {tuple(shape)}")
         points = {name: c.expand(shape).reshape(-1) for name, c in columns.items()}
@@ -277,6 +277,8 @@ class Surrogate:
             held = {name: _real_view(tensor).contiguous() for name, tensor in tensors.items()}
             save_file(held, part, {"spectralmc": json.dumps(description, sort_keys=True)})
             os.replace(part, target)
+        except SafetensorError as error:
+            raise OSError(f"the model could not be written to {str(target)!r}: {error}") from None
         finally:
             part.unlink(missing_ok=True)
         return target
@@ -325,8 +327,12 @@ def _real_view(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
-def _common_shape(*shapes: torch.Size) -> torch.Size:
-    return torch.Size(np.broadcast_shapes(*shapes))
+def _common_shape(columns: Mapping[str, Tensor]) -> torch.Size:
+    try:
+        return torch.Size(np.broadcast_shapes(*(c.shape for c in columns.values())))
+    except ValueError:
+        shapes = ", ".join(f"{name} {tuple(c.shape)}" for name, c in columns.items())
+        raise ValueError(f"parameters must be numbers or arrays of one length; got {shapes}") from None
 
 
 def _named_class(module: str, name: str) -> Any:

@@ -164,22 +164,23 @@ class Trainer:
         batches = torch.Generator().manual_seed(self.seed)
         bar = tqdm(total=steps, disable=not progress, unit="step", desc="training")
         try:
-            for self.step in range(1, steps + 1):
-                if (self.step - 1) % _EVERY == 0:
-                    self.simulate_fresh((self.step - 1) // _EVERY)
+            for step in range(1, steps + 1):
+                if (step - 1) % _EVERY == 0:
+                    self.simulate_fresh((step - 1) // _EVERY)
                 for group in optimizer.param_groups:
-                    group["lr"] = self.recipe.learning_rate * _schedule(self.step, steps)
+                    group["lr"] = self.recipe.learning_rate * _schedule(step, steps)
                 inputs, labels = self.ring
                 rows = torch.randint(len(inputs), (_BATCH,), generator=batches)
                 loss = _loss(self.network(inputs[rows]), labels[rows])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
+                self.step = step
                 bar.update()
-                if self.step % 100 == 0 or self.step == steps:
+                if step % 100 == 0 or step == steps:
                     self.note(float(loss.detach()), bar)
         except KeyboardInterrupt:
-            if self.step <= 1:  # nothing was learned: nothing to keep
+            if self.step == 0:  # nothing was learned: nothing to keep
                 raise
             return True
         finally:

@@ -127,6 +127,15 @@ def test_randomizations_of_sobol_points_are_independent_of_each_other() -> None:
     assert abs(float((z**2).mean()) - 1) < 4 * math.sqrt(2 / z.numel())
 
 
+@pytest.mark.parametrize("factors", [1, 3])
+def test_independent_normals_are_those_of_their_address_in_order(factors: int) -> None:
+    """The normals of path 5 of set 2, step by step and factor by factor, are those of blocks 0, 1, 2, … with none left out."""
+    found = normals(Draws(8), range(2, 3), range(5, 6), steps=4, factors=factors).flatten()
+    words = [Draws(8).words(torch.tensor(2), torch.tensor(5), block) for block in range(factors)]
+    by_hand = [z for a, b, c, d in words for pair in ((a, b), (c, d)) for z in box_muller(*pair, torch.float64)]
+    assert torch.equal(found, torch.stack(by_hand))
+
+
 def test_a_longer_run_begins_with_the_normals_of_the_shorter_one() -> None:
     draws = Draws(16)
     assert torch.equal(normals(draws, range(2), range(500))[..., :100], normals(draws, range(2), range(100)))

@@ -129,6 +129,17 @@ def test_the_network_has_the_shapes_and_the_precision_asked_for(dtype: torch.dty
     assert len(network.inner) == depth + 1
 
 
+def test_the_hidden_layers_are_residual() -> None:
+    network, silu = SpectralNetwork(2, 3, width=4, depth=2, seed=1, dtype=torch.complex128), SplitSiLU()
+    x = batch(6, 2).real
+    h = silu(network.inner[0](x + 0j))
+    for layer in list(network.inner)[1:]:
+        h = h + silu(layer(h))
+    torch.testing.assert_close(network.hidden(x), h, rtol=0, atol=0)
+    random_(network.readout)
+    torch.testing.assert_close(network(x), network.readout(h), rtol=0, atol=0)
+
+
 def test_a_seed_makes_the_network() -> None:
     a, b, c = (SpectralNetwork(2, 3, width=4, seed=seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(a[name], b[name]) for name in a)

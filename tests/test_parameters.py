@@ -201,3 +201,8 @@ def test_points_outside_the_box_are_refused(name: str, value: float, shown: str)
 
 def test_numpy_bounds_are_taken_like_numbers() -> None:
     assert space(bounds={"volatility": (np.float64(0.1), np.float32(0.5))}).box["volatility"] == (0.1, 0.5)
+
+
+def test_bounds_of_three_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"bounds of volatility must be \(lower, upper\) or one number; got \(0.1, 0.2, 0.3\)"):
+        smc.ParameterSpace(smc.BlackScholes, {"volatility": (0.1, 0.2, 0.3)}, maturity=1.0)  # type: ignore[dict-item]

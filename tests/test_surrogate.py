@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.special import ndtr
 
 import spectralmc as smc
+from spectralmc import surrogate as surrogate_module
 from spectralmc.surrogate import Problem
 
 POINT = {"volatility": 0.3}
@@ -37,6 +38,14 @@ class Bare:
 @dataclass(frozen=True)
 class Own(smc.BlackScholes):
     """A process of one's own."""
+
+
+@dataclass(frozen=True)
+class Featureless(Bare):
+    """A process that knows its variance and nothing more."""
+
+    def integrated_variance(self, maturity: Tensor) -> Tensor:
+        return self.volatility**2 * maturity
 
 
 class Unknown:
@@ -200,7 +209,7 @@ def test_what_the_model_was_not_trained_for_is_refused(call: object, message: st
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="shape mismatch"):
+    with pytest.raises(ValueError, match="arrays of one length"):
         asian().distribution({"volatility": [0.2, 0.3]}, [1.0, 1.0, 1.0], 0.0)
 
 
@@ -216,6 +225,17 @@ def test_what_cannot_be_standardised_is_refused(process: type, functional: objec
     space = smc.ParameterSpace(process, {"volatility": (0.1, 0.2)}, maturity=1.0)
     with pytest.raises(TypeError, match=f"^{missing}: the outcome is standardised by formula; add the method$"):
         Problem(space, functional, 1, smc.FrequencyGrid())
+
+
+def test_the_network_sees_the_features_of_the_process_or_else_the_scaled_box() -> None:
+    named = asian().problem
+    points = named.space.sample(5)
+    total = torch.log(points["volatility"] * torch.sqrt(points["maturity"]))
+    expected = torch.stack([total, points["carry"] * points["maturity"]], 1)
+    torch.testing.assert_close(named.features(points), expected, rtol=1e-14, atol=0)
+    space = smc.ParameterSpace(Featureless, {"volatility": (0.1, 0.6)}, maturity=(0.1, 2.0))
+    plain = Problem(space, smc.Terminal(), 1, smc.FrequencyGrid())
+    assert torch.equal(plain.features(space.sample(5)), space.unit(space.sample(5)))
 
 
 def test_its_name_says_what_it_knows_and_how_well() -> None:
@@ -247,6 +267,19 @@ def test_saving_replaces_the_old_file_whole_and_fails_without_leaving_parts(tmp_
     with pytest.raises(FileNotFoundError, match=re.escape(f"no folder {str(tmp_path / 'missing')!r} to save a model in")):
         asian().save(tmp_path / "missing" / "model.safetensors")
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_a_save_that_breaks_off_keeps_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = terminal().save(tmp_path / "model")
+
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("spectralmc.surrogate.os.replace", full)
+    with pytest.raises(OSError, match="no space left"):
+        asian().save(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert repr(smc.load(path)) == repr(terminal())
 
 
 def rewritten(path: Path, drop: str = "", **changes: object) -> Path:
@@ -311,3 +344,18 @@ def test_a_model_that_lacks_a_tensor_is_refused(tmp_path: Path, name: str) -> No
     path = rewritten(tmp_path / "model", drop=name)
     with pytest.raises(ValueError, match=f"is damaged.*{re.escape(name)}"):
         smc.load(path)
+
+
+def test_parameters_of_different_lengths_are_refused_with_their_shapes() -> None:
+    with pytest.raises(ValueError, match=r"numbers or arrays of one length; got volatility \(2,\), maturity \(3,\)"):
+        asian().price({"volatility": [0.2, 0.3]}, [1.0, 1.1, 1.2], 0.0, carry=0.02)
+
+
+def test_a_disk_that_takes_no_more_is_an_operating_system_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise surrogate_module.SafetensorError("No space left on device")
+
+    monkeypatch.setattr(surrogate_module, "save_file", full)
+    with pytest.raises(OSError, match=r"could not be written to .*No space left"):
+        asian().save(tmp_path / "model.safetensors")
+    assert list(tmp_path.iterdir()) == []

@@ -201,7 +201,7 @@ def test_an_interrupt_keeps_what_was_learned(monkeypatch: pytest.MonkeyPatch, at
     interrupting(monkeypatch, at)
     result = smc.train(ASIAN, smc.ArithmeticAverage(), steps=200, recipe=TINY, progress=False)
     assert result.interrupted
-    assert result.surrogate.record["steps"] in (at - 1, at)
+    assert result.surrogate.record["steps"] == at - 1
     price = result.surrogate.price({"volatility": 0.3}, 1.0, [0.0, 0.1], "put", 0.02)
     assert bool((torch.isfinite(price.value) & torch.isfinite(price.error)).all())
 

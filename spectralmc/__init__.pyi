@@ -6,6 +6,10 @@ from spectralmc.draws import Draws as Draws
 from spectralmc.functionals import ArithmeticAverage as ArithmeticAverage
 from spectralmc.functionals import GeometricAverage as GeometricAverage
 from spectralmc.functionals import Terminal as Terminal
+from spectralmc.market import Quotes as Quotes
+from spectralmc.market import Violation as Violation
+from spectralmc.market import check_arbitrage as check_arbitrage
+from spectralmc.market import read_quotes as read_quotes
 from spectralmc.nn import ComplexLinear as ComplexLinear
 from spectralmc.nn import SpectralNetwork as SpectralNetwork
 from spectralmc.nn import SplitSiLU as SplitSiLU

@@ -2,6 +2,8 @@
 PYTHON ?= python3
 # Another package index for torch, e.g. one with a smaller CPU build.
 TORCH_INDEX ?=
+# More options of jupyter lab, e.g. --no-browser, or --allow-root in a container.
+LAB_OPTIONS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 PIP := $(RUN) pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -9,6 +11,7 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=120 --nbval-saniti
 
 .PHONY: report test test-unit test-notebooks test-floor lab clean help
 .DEFAULT_GOAL := help
+.NOTPARALLEL:  # steps install into one environment
 
 report: $(VENV)/.batch ## run every notebook on its long settings; the gallery is reports/index.html
 	$(RUN) spectralmc report --out reports
@@ -29,7 +32,8 @@ test-floor: ## the same tests on the oldest supported torch and a NumPy of its t
 
 lab: $(VENV)/.lab ## JupyterLab on this machine's loopback, with a token
 	cd notebooks && ../$(RUN) jupyter lab --ip=127.0.0.1 --ServerApp.root_dir=. --ServerApp.terminals_enabled=False \
-	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None
+	  --MappingKernelManager.cull_idle_timeout=3600 \
+	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None $(LAB_OPTIONS)
 
 clean: ## remove the virtual environments and the reports
 	rm -rf .venv .venv-floor reports
@@ -54,7 +58,7 @@ ifdef FLOOR
 	grep -v -E '^(torch|numpy|triton)==' constraints.txt > $(VENV)/constraints.txt
 	printf '%s\n' $(FLOOR_PINS) >> $(VENV)/constraints.txt
 endif
-	$(PIP) $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") torch
+	$(PIP) $(if $(TORCH_INDEX),--no-deps --index-url "$(TORCH_INDEX)") torch  # what it needs comes with the next step, from the usual index
 	touch $@
 
 $(VENV)/.batch: $(VENV)/.torch pyproject.toml

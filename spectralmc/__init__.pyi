@@ -10,6 +10,7 @@ from spectralmc.market import Quotes as Quotes
 from spectralmc.market import Violation as Violation
 from spectralmc.market import check_arbitrage as check_arbitrage
 from spectralmc.market import read_quotes as read_quotes
+from spectralmc.montecarlo import monte_carlo_price as monte_carlo_price
 from spectralmc.nn import ComplexLinear as ComplexLinear
 from spectralmc.nn import SpectralNetwork as SpectralNetwork
 from spectralmc.nn import SplitSiLU as SplitSiLU

@@ -17,23 +17,19 @@ import difflib
 import hashlib
 import io
 import json
-import logging
 import math
 import multiprocessing
-import os
 import platform
 import re
-import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 import tokenize
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -43,11 +39,7 @@ from typing import Any
 import nbformat
 import papermill
 import yaml
-from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
-from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
-from papermill.clientwrap import PapermillNotebookClient
-from papermill.engines import NBClientEngine
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
@@ -57,15 +49,11 @@ from spectralmc.verdicts import MIME
 SCHEMA = 1  # of the record
 LARGEST = 200_000  # bytes of a stored notebook
 LONGEST = 8  # lines of a code cell
-_SOCKET_PATH = 100  # a Unix socket's path must be shorter than 107 bytes
 _KINDS: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 _INTERVAL = re.compile(r",?\s*\bin\s*([\[(])\s*([-+.\w]+)\s*,\s*([-+.\w]+)\s*([\])])\s*$")
 _EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")  # 1e-3 is text to YAML 1.1, a number to everybody else
-_PLACE = re.compile(r"(?:/home/|/Users/|/root/|/tmp/|site-packages/|[A-Z]:\\\\?Users)[^\s'\"<]*")
+_PLACE = re.compile(r"(?:/(?:home|Users|root|tmp)/|site-packages/|[A-Z]:\\\\?Users)[^\s'\"<]*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_log = logging.getLogger("spectralmc.runner")
-_log.addHandler(logging.NullHandler())  # what went wrong is in the record; a program that wants the log can listen
-_log.propagate = False
 
 
 class InputError(ValueError):
@@ -125,8 +113,8 @@ def read_notebook(path: Path | str) -> Any:
         return nbformat.reads(Path(path).read_text(encoding="utf-8"), as_version=4)
     except FileNotFoundError:
         raise InputError(f"notebook {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"notebook {path} cannot be read: {error}") from None
+    except OSError as error:
+        raise InputError(f"notebook {path} cannot be read: {error.strerror}") from None
     except Exception:
         raise InputError(f"notebook {path} is not a Jupyter notebook") from None
 
@@ -169,7 +157,7 @@ def _declared(statement: ast.stmt, comment: str) -> Parameter:
         inside(0.0, interval or "[0, 0]")
         value = ast.literal_eval(statement.value)
     except ValueError:
-        raise InputError(f"parameter {name} must have a constant and, if any, an interval of numbers; got {form!r}") from None
+        raise InputError(f"parameter {name} must have a constant and, if any, an interval of numbers: '{form}, in [0, 1]'") from None
     parameter = Parameter(name, kind, value, meaning, interval)
     parameter.accept(value)
     return parameter
@@ -186,92 +174,26 @@ def check_parameters(notebook: Any, values: dict[str, Any]) -> dict[str, Any]:
     return {name: known[name].accept(value) for name, value in values.items()}
 
 
-# Execution ----------------------------------------------------------------------------------------------------------------------
-
-
-class _ThisPython(KernelSpecManager):
-    """Runs notebooks in the interpreter that runs this program, whatever kernels are registered on the machine."""
-
-    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        return KernelSpec(argv=argv, display_name="Python 3", language="python")
-
-
-class _Client(PapermillNotebookClient):
-    """A client that marks the running cell when the kernel dies, time runs out or somebody interrupts."""
-
-    folder = ""
-    limit: float | None = None
-    deadline = math.inf
-
-    def create_kernel_manager(self) -> AsyncKernelManager:
-        """Talk to the kernel through Unix sockets: no ports to collide, nothing to listen on."""
-        connection = str(Path(self.folder) / "k.json")
-        self.km = AsyncKernelManager(
-            transport="ipc", connection_file=connection, kernel_name=self.kernel_name, kernel_spec_manager=_ThisPython()
-        )
-        return self.km
-
-    def execute_cell(self, cell: Any, cell_index: int, **options: Any) -> Any:
-        """Execute a cell within what is left of the time for the whole run."""
+def read_values(notebook: Path | str, pairs: list[str]) -> dict[str, Any]:
+    """Return parameters written as ``name=value``: text where the notebook wants text, YAML otherwise."""
+    known, values = parameters_of(notebook), dict[str, Any]()
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise InputError(f"a parameter must be given as name=value; got {pair!r}")
         try:
-            if self.limit:
-                self.timeout = max(1, math.ceil(self.deadline - time.monotonic()))
-            return super().execute_cell(cell, cell_index, **options)
-        except (DeadKernelError, CellTimeoutError, KeyboardInterrupt) as error:
-            name, sentence = self._plainly(error)
-            cell.outputs.append(nbformat.v4.new_output("error", ename=name, evalue=sentence, traceback=[f"{name}: {sentence}"]))
-            self.nb_man.cell_exception(cell, cell_index=cell_index, exception=error)
-            self.shutdown_kernel = "immediate"  # it is dead, or busy with what nobody waits for
-            raise
-
-    def _plainly(self, error: BaseException) -> tuple[str, str]:
-        if isinstance(error, DeadKernelError):
-            return "DeadKernelError", "the kernel process died (killed, or out of memory); try smaller parameters or more memory"
-        if isinstance(error, CellTimeoutError):
-            return "CellTimeoutError", f"the run took longer than its {self.limit:g} s, in this cell; raise the timeout"
-        return "KeyboardInterrupt", "interrupted by the user or the system while this cell ran"
+            values[name] = text if name in known and known[name].type == "str" else yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise InputError(f"parameter {name} must be a number, a word or a list like [1, 2]; got {text!r}") from None
+    return values
 
 
-class Engine(NBClientEngine):
-    """The papermill engine ``spectralmc``: a run that ends badly is marked so, in the cell where it ended.
-
-    ``execution_timeout`` is the time of the whole notebook in seconds; None is no limit.
-    """
-
-    @classmethod
-    def execute_managed_notebook(
-        cls,
-        nb_man: Any,
-        kernel_name: str,
-        log_output: bool = False,
-        stdout_file: Any = None,
-        stderr_file: Any = None,
-        start_timeout: int = 60,
-        execution_timeout: float | None = None,
-        **ignored: Any,
-    ) -> None:
-        with tempfile.TemporaryDirectory(prefix="smc", dir=_short_folder(), ignore_cleanup_errors=True) as folder:
-            client = _Client(nb_man, kernel_name=kernel_name, startup_timeout=start_timeout, log=_log, log_output=log_output)
-            client.folder, client.limit = folder, execution_timeout
-            client.deadline = time.monotonic() + (execution_timeout or math.inf)
-            inline = "module://matplotlib_inline.backend_inline"
-            ours = {"TQDM_DISABLE": "1", "MPLBACKEND": inline, "IPYTHONDIR": folder, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-            try:
-                client.execute(env={**os.environ, **ours})
-            except (DeadKernelError, CellTimeoutError, KeyboardInterrupt):
-                if not any(cell.metadata.papermill.status == nb_man.FAILED for cell in nb_man.nb.cells):
-                    raise  # it happened outside a cell: nothing in the notebook says so
-
-
-def _short_folder() -> str | None:
-    """Return a folder whose sockets have short enough paths; None is the system's temporary one."""
-    return None if len(tempfile.gettempdir()) < _SOCKET_PATH - 40 else "/tmp"
+# Runs ---------------------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let a request to terminate end a run as Ctrl-C does."""
+    """Let a request to terminate end a run as Ctrl-C does, and Ctrl-C too where a shell has made us deaf to it."""
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -279,14 +201,12 @@ def _terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-# Runs ---------------------------------------------------------------------------------------------------------------------------
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)
@@ -349,7 +269,7 @@ def run(
 
 
 def _perform(task: Plan, out: Path) -> Result:
-    out.mkdir(parents=True, exist_ok=True)
+    _make(out)
     part = out / f"{task.name}.part.ipynb"
     for ending in ("ipynb", "html", "json", "failed.ipynb", "failed.html", "part.ipynb"):
         (out / f"{task.name}.{ending}").unlink(missing_ok=True)  # nothing older may be taken for this run's
@@ -383,6 +303,13 @@ def _perform(task: Plan, out: Path) -> Result:
     if record["error"] and record["error"]["ename"] == "KeyboardInterrupt":
         raise KeyboardInterrupt
     return Result(record, out)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"folder {folder} cannot be made: {error.strerror}") from None
 
 
 def blank(task: Plan) -> dict[str, Any]:
@@ -466,12 +393,15 @@ def _keep(record: dict[str, Any], executed: Any, part: Path, folder: Path) -> No
     try:
         if not executed.cells:
             raise OSError("no notebook was written")
+        about = executed.metadata.get("papermill", {})
+        about |= {"input_path": record["notebook"], "output_path": files["ipynb"]}  # not where they lay on this machine
         _write(out / files["html"], pages.page(executed, record, folder))
-        part.replace(out / files["ipynb"])
+        _write(out / files["ipynb"], nbformat.writes(executed) + "\n")
+        part.unlink(missing_ok=True)
         record["files"] = files
     except OSError as failure:
-        (out / files["html"]).unlink(missing_ok=True)
-        part.unlink(missing_ok=True)  # on a full disk this makes room for the record
+        for path in (out / files["html"], out / files["ipynb"], part):
+            path.unlink(missing_ok=True)  # on a full disk this makes room for the record
         ran = record["status"] == "done"
         record |= {"status": "failed", "reason": f"its files could not be written: {failure}"} if ran else {}
     _write(out / f"{name}.json", json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
@@ -545,22 +475,31 @@ def report(
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise InputError(f"workers must be a whole number of at least 1; got {workers!r}")
     tasks, out = plans(runs), Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    _make(out)
     records = {task.name: (resume and _finished(task, out)) or blank(task) for task in tasks}
     waiting = [task for task in tasks if records[task.name]["status"] == "waiting"]
     for name in records.keys() - {task.name for task in waiting}:
         tell(records[name])
-    _write(out / "index.html", pages.gallery(list(records.values()), out))
+    _publish(records, out)
     try:
         for record in tqdm(_each(waiting, out, workers), total=len(waiting), unit="notebook", disable=None):
             records[record["name"]] = record
-            _write(out / "index.html", pages.gallery(list(records.values()), out))
+            with suppress(OSError):  # the disk is full: the gallery of before still stands, and the last one below may fit
+                _publish(records, out)
             tell(record)
     finally:
         for task in waiting:  # an interrupted run has left its record too
             records[task.name] = _stored(task, out) or records[task.name]
-        _write(out / "index.html", pages.gallery(list(records.values()), out))
+        _publish(records, out)
     return list(records.values())
+
+
+def _publish(records: dict[str, dict[str, Any]], out: Path) -> None:
+    """Write the gallery; if there is no room for its figures, without them."""
+    try:
+        _write(out / "index.html", pages.gallery(list(records.values()), out))
+    except OSError:
+        _write(out / "index.html", pages.gallery(list(records.values()), out, figures=False))
 
 
 def _stored(task: Plan, out: Path) -> dict[str, Any] | None:
@@ -606,23 +545,22 @@ def _attempt(task: Plan, out: Path) -> dict[str, Any]:
 # Stored notebooks ---------------------------------------------------------------------------------------------------------------
 
 
-def update(path: Path | str, timeout: float | None = 600.0) -> None:
+def update(path: Path | str, timeout: float | None = 600.0) -> list[str]:
     """Run a notebook from a clean start on its defaults and store its outputs, without timings or machine names.
 
-    Raises ``InputError`` with the reason, and leaves the file as it was, if the run fails or its result breaks a rule of
-    ``problems``.
+    Returns what was wrong, as ``problems`` does, and then leaves the file as it was: the run failed, or its result breaks a rule.
     """
     path = Path(path)
     with tempfile.TemporaryDirectory(prefix="smc") as folder:
         record = run(path, out=folder, timeout=timeout, name="notebook").record
         if record["status"] != "done":
-            raise InputError(f"{path.name}: {record['reason']}")
+            return [f"{path.name}: {record['reason']}"]
         notebook = _normal(_executed(Path(folder) / "notebook.ipynb"))
     text = nbformat.writes(notebook, version=4) + "\n"
-    if found := _problems(path.name, notebook, len(text.encode())):
-        raise InputError("\n".join(found))
-    shutil.copymode(path, path.with_name(f".{path.name}.tmp")) if path.with_name(f".{path.name}.tmp").exists() else None
-    _write(path, text)
+    found = _problems(path.name, notebook, len(text.encode()))
+    if not found:
+        _write(path, text)
+    return found
 
 
 def _normal(notebook: Any) -> Any:
@@ -684,18 +622,19 @@ def _problems(name: str, notebook: Any, size: int) -> list[str]:
     code = [(number, cell) for number, cell in enumerate(notebook.cells, 1) if cell.cell_type == "code"]
     if not any("nbval-check-output" in cell.metadata.get("tags", []) for _, cell in code):
         found.append("at least one cell must be tagged 'nbval-check-output'")
-    for count, (number, cell) in enumerate(code, 1):
-        found += [f"cell {number}: {problem}" for problem in _cell_problems(cell, count)]
+    counts = [cell.execution_count for _, cell in code]
+    if counts != list(range(1, len(code) + 1)):
+        found.append(f"execution counts must be 1 to {len(code)}, as one clean run leaves them; got {counts}: run notebooks --update")
+    for number, cell in code:
+        found += [f"cell {number}: {problem}" for problem in _cell_problems(cell)]
     return [f"{name}: {problem}" for problem in found]
 
 
-def _cell_problems(cell: Any, count: int) -> Iterator[str]:
+def _cell_problems(cell: Any) -> Iterator[str]:
     tags, outputs = cell.metadata.get("tags", []), cell.outputs
     lines = sum(bool(line.strip()) for line in cell.source.splitlines())
     if lines > LONGEST and "parameters" not in tags:
         yield f"a code cell must have at most {LONGEST} lines; got {lines}"
-    if cell.execution_count != count:
-        yield f"the execution count must be {count}, as one clean run leaves it; got {cell.execution_count}: run notebooks --update"
     if "nbval-check-output" in tags and not outputs:
         yield "a checked cell must have its output stored: run notebooks --update"
     if any(output.output_type == "error" for output in outputs):

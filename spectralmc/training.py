@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import time
+import warnings
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm import TqdmWarning
 
 from spectralmc.draws import Draws
 from spectralmc.functionals import Functional
@@ -32,6 +33,10 @@ from spectralmc.pricing import cos_price
 from spectralmc.spectrum import FrequencyGrid, powers
 from spectralmc.surrogate import Problem, Surrogate
 from spectralmc.validation import count, real
+
+with warnings.catch_warnings():  # without ipywidgets, tqdm.auto warns in a notebook and shows a text bar, as it should
+    warnings.simplefilter("ignore", TqdmWarning)
+    from tqdm.auto import tqdm
 
 _FRESH = 256  # parameter sets simulated at once …
 _EVERY = 32  # … every so many steps

@@ -62,18 +62,7 @@ class Verdicts:
         return Record(self.rows, {name: scalar(name, value) for name, value in scalars.items()})
 
     def _cells(self) -> list[tuple[str, str, str, str]]:
-        sign = {"<=": "≤", ">=": "≥"}
-        head = ("claim", "measured", "bound", "holds")
-        rows = (
-            (
-                row["claim"],
-                f"≈ {digits(row['measured'])}",
-                f"{sign[row['relation']]} {row['bound']:g} {row['unit']}".rstrip(),
-                "✓" if row["holds"] else "✗",
-            )
-            for row in self.rows
-        )
-        return [head, *rows]
+        return [("claim", "measured", "bound", "holds"), *(columns(row) for row in self.rows)]
 
     def __repr__(self) -> str:
         cells = self._cells()
@@ -92,11 +81,11 @@ class Record:
     def __init__(self, verdicts: list[dict[str, Any]], scalars: dict[str, Any]) -> None:
         rows = [{name: jsonable(value) for name, value in row.items()} for row in verdicts]
         named = {name: jsonable(value) for name, value in scalars.items()}
-        self.payload = {"schema": SCHEMA, "verdicts": rows, "scalars": named, "device": _device()}
+        self.payload: dict[str, Any] = {"schema": SCHEMA, "verdicts": rows, "scalars": named, "device": _device()}
 
     def __repr__(self) -> str:
         verdicts, scalars = self.payload["verdicts"], self.payload["scalars"]
-        lines = [f"{name} = {digits(value) if isinstance(value, float) else value}" for name, value in scalars.items()]
+        lines = [f"{name} = {shown(value)}" for name, value in scalars.items()]
         return "\n".join([f"{sum(row['holds'] for row in verdicts)} of {len(verdicts)} verdicts hold", *lines])
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
@@ -119,8 +108,16 @@ def scalar(name: str, value: Any) -> Any:
     return value
 
 
-def digits(value: float) -> str:
-    """Return a number in two or three significant digits."""
+def columns(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Return a verdict as the text of its four columns."""
+    bound = f"{'≤' if row['relation'] == '<=' else '≥'} {row['bound']:g} {row['unit']}".rstrip()
+    return row["claim"], f"≈ {shown(row['measured'])}", bound, "✓" if row["holds"] else "✗"
+
+
+def shown(value: Any) -> str:
+    """Return a float in two or three significant digits, anything else as text."""
+    if not isinstance(value, float):
+        return str(value)
     if not math.isfinite(value) or value == 0:
         return f"{value:g}"
     return f"{value:.3g}" if 1e-3 <= abs(value) < 1e3 else f"{value:.1e}"

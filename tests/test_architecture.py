@@ -19,16 +19,16 @@ PACKAGE = ROOT / "spectralmc"
 # A module imports only modules that stand before it.
 # fmt: off
 ORDER = (
-    "validation", "device", "draws", "parameters", "processes", "functionals", "paths", "spectrum", "cuda", "black",
+    "validation", "device", "draws", "parameters", "processes", "functionals", "paths", "spectrum", "cuda", "black", "montecarlo",
     "distribution", "pricing", "nn", "surrogate", "training", "market", "store", "verdicts", "figures", "explorer",
-    "runner", "pages", "cli",
+    "pages", "engine", "runner", "cli",
 )
 # fmt: on
 BLIND = ("spectrum", "distribution", "pricing", "black")  # they consume φ and never ask where it comes from
 UNSEEN = {"nn", "processes", "training", "surrogate", "draws"}
 BATCH = {"papermill", "nbformat", "nbconvert", "nbclient", "IPython", "yaml"}
 OPTIONAL = BATCH | {"cupy", "matplotlib", "ipywidgets"}
-AT_THE_TOP = {"figures": {"matplotlib"}, "runner": BATCH, "pages": BATCH}
+AT_THE_TOP = {"figures": {"matplotlib"}, "runner": BATCH, "pages": BATCH, "engine": BATCH}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = [path for path in FILES if path.parent != PACKAGE or not path.stem.startswith("__")]

@@ -1,0 +1,171 @@
+"""The command line. It starts without torch and imports what a command needs when that command runs.
+
+Exit status: 0 done, 1 failed or damaged, 2 wrong usage or bad input, 130 interrupted. Errors are one line on the error stream.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from spectralmc import __version__
+
+DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(WRONG, f"spectralmc: error: {message} (see {self.prog} --help)\n")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # an ASCII locale loses a letter, not the run
+    try:
+        status = int(options.command(options))
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return _complain("interrupted", INTERRUPTED)
+    except BrokenPipeError:  # the reader has gone; nothing more to say, not even when Python closes the stream
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except ModuleNotFoundError as error:
+        return _complain(f"{error.name} is not installed: pip install 'spectralmc[batch]'", FAILED)
+    except OSError as error:
+        return _complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", FAILED)
+    except ValueError as error:
+        from spectralmc.runner import InputError
+
+        if not isinstance(error, InputError):
+            raise  # ours to mend, so whole
+        return _complain(str(error), WRONG)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="spectralmc", description="A research workbench for spectral Monte Carlo.")
+    parser.add_argument("--version", action="version", version=f"spectralmc {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run one notebook with parameters: executed notebook, offline page, record")
+    run.add_argument("notebook", metavar="NOTEBOOK")
+    run.add_argument("-p", dest="values", metavar="NAME=VALUE", action="append", default=[], help="a parameter; may be repeated")
+    run.add_argument("-f", dest="file", metavar="FILE.yaml", help="a file of parameters, 'name: value'; -p goes before it")
+    run.add_argument("--out", metavar="DIR", required=True, help="folder for NAME.ipynb, NAME.html and NAME.json")
+    run.add_argument("--timeout", metavar="S", type=float, help="seconds the whole run may take")
+    run.set_defaults(command=_run)
+
+    report = commands.add_parser("report", help="run the standard set of notebooks and write the gallery index.html")
+    report.add_argument("--out", metavar="DIR", default="reports", help="folder of the gallery (default: %(default)s)")
+    report.add_argument("--runs", metavar="DIR", default="notebooks/runs", help="folder of the run files (default: %(default)s)")
+    report.add_argument("--resume", action="store_true", help="keep finished runs whose notebook and parameters are unchanged")
+    report.add_argument("--workers", metavar="N", type=int, default=1, help="processes that run notebooks (default: %(default)s)")
+    report.set_defaults(command=_report)
+
+    notebooks = commands.add_parser("notebooks", help="store clean outputs in the notebooks, or check the stored ones")
+    what = notebooks.add_mutually_exclusive_group(required=True)
+    what.add_argument("--update", action="store_true", help="run each on its defaults and store its outputs")
+    what.add_argument("--check", action="store_true", help="check parameters cell, outputs, execution counts, sizes")
+    notebooks.add_argument("names", metavar="NAME", nargs="*", help="notebooks (default: all in notebooks/)")
+    notebooks.set_defaults(command=_notebooks)
+
+    device = commands.add_parser("device", help="say what this machine can do, with a remedy for what it cannot")
+    device.add_argument("--json", action="store_true", help="for programs")
+    device.set_defaults(command=_device)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from spectralmc import runner
+
+    values = runner.read_yaml(Path(options.file)) if options.file else {}
+    values |= runner.read_values(options.notebook, options.values)
+    result = runner.run(options.notebook, values, options.out, timeout=options.timeout)
+    _say(_line(result.record))
+    for file in result.record["files"].values():
+        _say(str(result.folder / file))
+    return DONE if result.done else FAILED
+
+
+def _report(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from spectralmc import runner
+
+    def tell(record: dict[str, Any]) -> None:
+        with tqdm.external_write_mode():
+            _say(_line(record))
+
+    records = runner.report(options.out, options.resume, runs=options.runs, workers=options.workers, tell=tell)
+    _say(f"{Path(options.out) / 'index.html'}")
+    return DONE if all(record["status"] == "done" for record in records) else FAILED
+
+
+def _notebooks(options: argparse.Namespace) -> int:
+    from spectralmc import runner
+
+    paths = [_found(name) for name in options.names] or sorted(Path("notebooks").glob("*.ipynb"))
+    if not paths:
+        raise runner.InputError("no notebooks in the folder 'notebooks': run this in a clone, or name them")
+    status = DONE
+    for path in paths:
+        found = runner.problems(path) if options.check else runner.update(path)
+        for problem in found:
+            status = _complain(problem, FAILED)
+        if not found:
+            _say(f"✓ {path.name}")
+    return status
+
+
+def _found(name: str) -> Path:
+    """Return the notebook of this name, which may go without its folder and its ending."""
+    tries = [Path(name), Path("notebooks") / name, Path("notebooks") / f"{name}.ipynb"]
+    return next((path for path in tries if path.is_file()), Path(name))
+
+
+def _device(options: argparse.Namespace) -> int:
+    from spectralmc.device import check
+
+    checks = check()
+    if options.json:
+        _say(json.dumps([{"name": c.name, "ok": c.ok, "detail": c.detail, "remedy": c.remedy} for c in checks], indent=1))
+    else:
+        width = max(len(c.name) for c in checks)
+        for c in checks:
+            remedy = f"; remedy: {c.remedy}" if c.ok is False and c.remedy else ""
+            _say(f"{'–' if c.ok is None else '✓' if c.ok else '✗'} {c.name:{width}}  {c.detail}{remedy}")
+    return FAILED if any(c.ok is False for c in checks) else DONE
+
+
+def _line(record: dict[str, Any]) -> str:
+    from spectralmc.pages import summary
+
+    mark = "✓" if record["status"] == "done" else "✗"
+    parts = [f"{mark} {record['name']}", record["status"], summary(record), record["reason"] or ""]
+    return " · ".join(part for part in parts if part)
+
+
+def _say(text: str, file: Any = None) -> None:
+    """Print a line; where the terminal knows no ✓, ✗ or dash, in letters it does know."""
+    file = file or sys.stdout
+    try:
+        text.encode(getattr(file, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        for sign, plain in (("✓", "[ok]"), ("✗", "[FAIL]"), ("–", "[-]"), (" · ", " | "), ("≤", "<="), ("≥", ">=")):
+            text = text.replace(sign, plain)
+    print(text, file=file, flush=True)
+
+
+def _complain(message: str, status: int) -> int:
+    for line in message.splitlines():
+        _say(f"spectralmc: {'' if status == INTERRUPTED else 'error: '}{line}", sys.stderr)
+    return status

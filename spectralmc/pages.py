@@ -1,0 +1,141 @@
+"""Pages people read: one notebook as one offline HTML file, and the gallery of a report.
+
+A page fetches nothing and runs nothing: its content-security policy allows embedded images and its own style. Formulae become
+MathML, which browsers show by themselves.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import secrets
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from jinja2 import Environment, FileSystemLoader
+from latex2mathml.converter import convert
+from nbconvert import HTMLExporter
+
+from spectralmc.verdicts import columns, shown
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+TEMPLATES = Path(__file__).parent / "templates"
+# Code first, so that a dollar inside it stays what it is; then displayed, then inline formulae.
+_FORMULA = re.compile(
+    r"(?P<code>```.*?```|`[^`\n]*`|\\\$)|\$\$(?P<block>.+?)\$\$|(?<!\$)\$(?=[^\s$])(?P<inline>[^$]*?[^\s$\\])\$(?!\d)", re.S
+)
+_ACTIVE = re.compile(r"<(?=/?(?:script|iframe|object|embed|link|meta|base|form)\b)", re.I)
+
+
+def page(notebook: Any, record: dict[str, Any], folder: Path) -> str:
+    """Return an executed notebook as one HTML file that asks the network for nothing.
+
+    ``folder`` is where relative images of its text are found. A formula that cannot be converted stays as it was written.
+    """
+    mark, formulae = f"formula{secrets.token_hex(8)}n", list[str]()
+    notebook = nbformat.from_dict(notebook)
+    # papermill marks the failing cell with texts of its own; the notice on top says it better
+    notebook.cells = [cell for cell in notebook.cells if "papermill-error-cell-tag" not in cell.metadata.get("tags", [])]
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = _FORMULA.sub(lambda match: _set_aside(match, mark, formulae), cell.source)
+    exporter = HTMLExporter(
+        template_name="page", extra_template_basedirs=[str(TEMPLATES)], embed_images=True, exclude_anchor_links=True
+    )
+    notice = f"This run failed. {record['reason']}" if record["reason"] else ""
+    about = {"policy": POLICY, "style": _style(), "title": record["title"], "notice": notice, "provenance": provenance(record)}
+    resources = {"metadata": {"name": record["name"], "path": str(folder)}, "page": about}
+    text, _ = exporter.from_notebook_node(notebook, resources=resources)
+    head, body = text.split("<body>", 1)
+    body = re.sub(rf' (?:id|href)="[^"]*{mark}[^"]*"', "", body)  # headings name themselves after their text
+    return head + "<body>" + re.sub(rf"{mark}(\d+)z", lambda match: formulae[int(match[1])], _ACTIVE.sub("&lt;", body))
+
+
+def _set_aside(match: re.Match[str], mark: str, formulae: list[str]) -> str:
+    """Put a placeholder where a formula stands: the conversion to HTML would take MathML apart."""
+    if match["code"]:
+        return match[0]
+    formulae.append(_mathml(match["block"] or match["inline"], display=match["block"] is not None))
+    return f"{mark}{len(formulae) - 1}z"
+
+
+def _mathml(formula: str, display: bool) -> str:
+    try:
+        found = str(convert(formula, display="block" if display else "inline"))
+    except Exception:  # whatever the converter trips over, the reader still gets the formula
+        return f"<code>{html.escape(formula)}</code>"
+    found = found.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")  # HTML knows MathML by itself
+    return f'<span class="math">{found}</span>' if display else found
+
+
+def title_of(notebook: Any, otherwise: str) -> str:
+    """Return the first heading of a notebook as plain text."""
+    for cell in notebook.cells:
+        match = re.search(r"^# +(.+)$", cell.source, re.M) if cell.cell_type == "markdown" else None
+        if match:
+            return match[1].strip()
+    return otherwise
+
+
+def provenance(record: dict[str, Any]) -> str:
+    """Return where a record comes from, in one line."""
+    if not record["started"]:
+        return str(record["notebook"])
+    seed = [] if record["seed"] is None else [f"seed {record['seed']}"]
+    versions = [f"{name} {version}" for name, version in record["versions"].items() if version]
+    commit = [f"commit {record['commit']}"] if record["commit"] else []
+    started = f"{record['started'][:16].replace('T', ' ')} UTC"
+    return " · ".join([record["notebook"], *seed, record["device"], started, *versions, *commit])
+
+
+def gallery(records: list[dict[str, Any]], folder: Path, figures: bool = True) -> str:
+    """Return the page with one card a run, failures first; ``folder`` holds the runs' files, which the cards link and, if wanted,
+    show by their first figure.
+    """
+    rank = {"failed": 0, "waiting": 1, "done": 2}
+    ordered = sorted(records, key=lambda record: (rank[record["status"]], record["name"]))
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
+    return environment.get_template("gallery.html.j2").render(
+        policy=POLICY,
+        style=_style(),
+        counts=Counter(record["status"] for record in records),
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        cards=[_card(record, folder, figures) for record in ordered],
+    )
+
+
+def _card(record: dict[str, Any], folder: Path, figures: bool) -> dict[str, Any]:
+    return {
+        **record,
+        "page": record["files"].get("html"),
+        "thumbnail": _first_figure(folder, record) if figures else "",
+        "summary": summary(record),
+        "broken": not all(row["holds"] for row in record["verdicts"]),
+        "verdicts": [columns(row) for row in record["verdicts"]],
+        "scalars": [(name, shown(value)) for name, value in record["scalars"].items()],
+        "provenance": provenance(record),
+    }
+
+
+def summary(record: dict[str, Any]) -> str:
+    """Return how many verdicts hold and how long the run took."""
+    holds = [row["holds"] for row in record["verdicts"]]
+    verdicts = [f"{sum(holds)} of {len(holds)} verdicts hold"] if holds else []
+    return " · ".join([*verdicts, *([f"{record['seconds']:.1f} s"] if record["started"] else [])])
+
+
+def _first_figure(folder: Path, record: dict[str, Any]) -> str:
+    try:
+        notebook = nbformat.read(folder / record["files"]["ipynb"], as_version=4)
+    except (KeyError, OSError, ValueError):  # a card without a figure is better than no gallery
+        return ""
+    outputs = (output for cell in notebook.cells for output in cell.get("outputs", []))
+    figures = (output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {}))
+    return re.sub(r"\s", "", next(figures, ""))
+
+
+def _style() -> str:
+    return (TEMPLATES / "style.css").read_text(encoding="utf-8")

@@ -1,0 +1,71 @@
+"""Simulated prices: against Black, against themselves without a control, and what they refuse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+import spectralmc as smc
+
+K = torch.tensor([-0.2, 0.0, 0.2], dtype=torch.float64)
+GRID = smc.TimeGrid(1.0, 8)
+LAW = smc.BlackScholes(0.3)
+
+
+@dataclass(frozen=True)
+class Uncontrolled(smc.BlackScholes):
+    """The same law without the knowledge that it is lognormal: nothing serves as control."""
+
+    lognormal = False
+
+
+@pytest.mark.parametrize("kind", ["call", "put"])
+@pytest.mark.parametrize("functional", [smc.Terminal(), smc.GeometricAverage()])
+def test_an_outcome_that_is_its_own_control_gets_blacks_price(functional: object, kind: str) -> None:
+    price = smc.monte_carlo_price(LAW, functional, GRID, K, smc.Draws(1), 64, kind=kind, carry=0.04)
+    variance = functional.lognormal_law(torch.tensor(0.09), GRID, torch.tensor(0.04))[1]
+    assert torch.allclose(price.value[0], smc.black_price(K, variance.sqrt(), 1.0, kind), rtol=0, atol=1e-14)
+    assert float(price.standard_error.max()) == 0
+
+
+@pytest.mark.parametrize("sampling", ["independent", "sobol"])
+def test_the_control_changes_the_noise_and_not_the_price(sampling: str) -> None:
+    average, draws = smc.ArithmeticAverage(), smc.Draws(3, sampling)
+    plain = smc.monte_carlo_price(Uncontrolled(0.3), average, GRID, K, draws, 2**14)
+    controlled = smc.monte_carlo_price(LAW, average, GRID, K, draws, 2**14)
+    difference = (plain.value - controlled.value).abs()
+    assert bool((difference <= 4 * torch.hypot(plain.standard_error, controlled.standard_error)).all())
+    assert bool((controlled.standard_error < plain.standard_error / 2).all())
+
+
+def test_calls_less_puts_are_the_forward_less_the_strike() -> None:
+    call, put = (smc.monte_carlo_price(LAW, smc.ArithmeticAverage(), GRID, K, smc.Draws(3), 2**12, kind=kind) for kind in ("call", "put"))
+    gap = call.value - put.value - (1 - torch.exp(K))
+    assert bool((gap.abs() <= 4 * (call.standard_error + put.standard_error)).all())
+
+
+def test_many_parameter_sets_are_priced_as_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    volatility, maturity, carry = torch.tensor([0.1, 0.2, 0.4]), torch.tensor([0.5, 1.0, 2.0]), torch.tensor([0.0, 0.02, 0.04])
+    arguments = (smc.BlackScholes(volatility), smc.ArithmeticAverage(), smc.TimeGrid(maturity, 4), K, smc.Draws(2, "sobol"), 256)
+    whole = smc.monte_carlo_price(*arguments, carry=carry)
+    monkeypatch.setattr("spectralmc.montecarlo._OUTCOMES", 256)
+    alone = smc.monte_carlo_price(*arguments, carry=carry)
+    assert torch.allclose(whole.value, alone.value, rtol=0, atol=1e-15)
+    assert whole.value.shape == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "straddle"}, "kind must be one of call, put; got 'straddle'"),
+        ({"log_moneyness": torch.zeros(2, 3)}, r"log_moneyness must be \(\), \(L,\) or \(1, L\); got shape \(2, 3\)"),
+        ({"log_moneyness": [float("nan")]}, "log_moneyness must be finite; got nan"),
+        ({"paths": 1}, "a standard error needs at least 2 independent paths"),
+    ],
+)
+def test_bad_input_is_refused(change: dict[str, object], message: str) -> None:
+    arguments = {"process": LAW, "functional": smc.Terminal(), "grid": GRID, "log_moneyness": K, "draws": smc.Draws(1), "paths": 16}
+    with pytest.raises(ValueError, match=message):
+        smc.monte_carlo_price(**(arguments | change))

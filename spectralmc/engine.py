@@ -1,6 +1,6 @@
 """The papermill engine ``spectralmc``: a run that ends badly is marked so, in the cell where it ended.
 
-A module of its own, and one that nothing imports before papermill: papermill loads its engines while it is being imported itself.
+Registered here, not as an entry point: papermill loads those while it is being imported itself, and a stale one breaks every import.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
-from papermill.engines import NBClientEngine
+from papermill.engines import NBClientEngine, papermill_engines
 
+NAME = "spectralmc"
 _SOCKET_PATH = 100  # a Unix socket's path must be shorter than 107 bytes
 _log = logging.getLogger("spectralmc.engine")
 _log.addHandler(logging.NullHandler())  # what went wrong is in the notebook
@@ -100,6 +101,9 @@ class Engine(NBClientEngine):  # type: ignore[misc]
             except (DeadKernelError, CellTimeoutError, KeyboardInterrupt):
                 if not any(cell.metadata.papermill.status == nb_man.FAILED for cell in nb_man.nb.cells):
                     raise  # it happened outside a cell: nothing in the notebook says so
+
+
+papermill_engines.register(NAME, Engine)
 
 
 def _short_folder() -> str | None:

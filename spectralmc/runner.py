@@ -44,6 +44,7 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from spectralmc import __version__, pages
+from spectralmc.engine import NAME as ENGINE
 from spectralmc.verdicts import MIME
 
 SCHEMA = 1  # of the record
@@ -283,7 +284,7 @@ def _perform(task: Plan, out: Path) -> Result:
                 copy.deepcopy(task.notebook),
                 str(part.resolve()),
                 task.given,
-                engine_name="spectralmc",
+                engine_name=ENGINE,
                 kernel_name="python3",
                 language="python",
                 cwd=str(task.path.parent.resolve()),

@@ -25,7 +25,7 @@ class Uncontrolled(smc.BlackScholes):
 @pytest.mark.parametrize("functional", [smc.Terminal(), smc.GeometricAverage()])
 def test_an_outcome_that_is_its_own_control_gets_blacks_price(functional: object, kind: str) -> None:
     price = smc.monte_carlo_price(LAW, functional, GRID, K, smc.Draws(1), 64, kind=kind, carry=0.04)
-    variance = functional.lognormal_law(torch.tensor(0.09), GRID, torch.tensor(0.04))[1]
+    variance = functional.lognormal_law(torch.tensor(0.09, dtype=torch.float64), GRID, torch.tensor(0.04, dtype=torch.float64))[1]
     assert torch.allclose(price.value[0], smc.black_price(K, variance.sqrt(), 1.0, kind), rtol=0, atol=1e-14)
     assert float(price.standard_error.max()) == 0
 

@@ -9,18 +9,20 @@ RUN := $(VENV)/bin/python -m
 PIP := $(RUN) pip install --quiet --disable-pip-version-check --constraint constraints.txt
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=120 --nbval-sanitize-with=notebooks/sanitize.cfg
 
-.PHONY: report test test-unit test-notebooks test-floor lab clean help
+.PHONY: report test lint test-unit test-notebooks test-floor lab clean help
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # steps install into one environment
 
 report: $(VENV)/.batch ## run every notebook on its long settings; the gallery is reports/index.html
 	$(RUN) spectralmc report --out reports
 
-test: test-unit test-notebooks ## lint, types, tests, notebooks against their stored outputs
+test: lint test-unit test-notebooks ## lint, types, tests, notebooks against their stored outputs
 
-test-unit: $(VENV)/.test
+lint: $(VENV)/.test
 	$(RUN) ruff check .
 	$(RUN) mypy
+
+test-unit: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(RUN) pytest -p no:nbval -n 2 --dist loadfile
 
 test-notebooks: $(VENV)/.test
@@ -28,7 +30,7 @@ test-notebooks: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(RUN) pytest $(NBVAL) -p no:cacheprovider -n 2 --dist loadfile notebooks
 
 test-floor: ## the same tests on the oldest supported torch and a NumPy of its time, in .venv-floor (5 GB)
-	$(MAKE) test VENV=.venv-floor FLOOR=1
+	$(MAKE) test-unit test-notebooks VENV=.venv-floor FLOOR=1  # types are checked against the newest torch
 
 lab: $(VENV)/.lab ## JupyterLab on this machine's loopback, with a token
 	cd notebooks && ../$(RUN) jupyter lab --ip=127.0.0.1 --ServerApp.root_dir=. --ServerApp.terminals_enabled=False \

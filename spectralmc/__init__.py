@@ -45,6 +45,7 @@ _HOME = {
     "empirical_characteristic_function": "spectrum",
     "implied_volatility": "black",
     "load": "surrogate",
+    "load_records": "records",
     "monte_carlo_price": "montecarlo",
     "read_quotes": "market",
     "simulate": "paths",

@@ -22,6 +22,7 @@ from spectralmc.paths import simulate as simulate
 from spectralmc.pricing import cos_price as cos_price
 from spectralmc.processes import BlackScholes as BlackScholes
 from spectralmc.processes import TimeGrid as TimeGrid
+from spectralmc.records import load_records as load_records
 from spectralmc.spectrum import FrequencyGrid as FrequencyGrid
 from spectralmc.spectrum import empirical_characteristic_function as empirical_characteristic_function
 from spectralmc.surrogate import Surrogate as Surrogate

@@ -99,26 +99,26 @@ def _run(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from spectralmc import runner
+    from spectralmc import reports
 
     def tell(record: dict[str, Any]) -> None:
         with tqdm.external_write_mode():
             _say(_line(record))
 
-    records = runner.report(options.out, options.resume, runs=options.runs, workers=options.workers, tell=tell)
+    records = reports.report(options.out, options.resume, runs=options.runs, workers=options.workers, tell=tell)
     _say(f"{Path(options.out) / 'index.html'}")
     return DONE if all(record["status"] == "done" for record in records) else FAILED
 
 
 def _notebooks(options: argparse.Namespace) -> int:
-    from spectralmc import runner
+    from spectralmc import runner, stored
 
     paths = [_found(name) for name in options.names] or sorted(Path("notebooks").glob("*.ipynb"))
     if not paths:
         raise runner.InputError("no notebooks in the folder 'notebooks': run this in a clone, or name them")
     status = DONE
     for path in paths:
-        found = runner.problems(path) if options.check else runner.update(path)
+        found = stored.problems(path) if options.check else stored.update(path)
         for problem in found:
             status = _complain(problem, FAILED)
         if not found:

@@ -1,4 +1,4 @@
-"""Notebooks as programs: parameters checked at the door, a run whose end is known, a report, stored outputs kept clean.
+"""Notebooks as programs: parameters checked at the door, a run whose end is known.
 
 A notebook has one cell tagged ``parameters``, constants only, one a line::
 
@@ -18,17 +18,14 @@ import hashlib
 import io
 import json
 import math
-import multiprocessing
 import platform
 import re
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 import tokenize
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -41,19 +38,15 @@ import papermill
 import yaml
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
-from tqdm import tqdm
 
 from spectralmc import __version__, pages
 from spectralmc.engine import NAME as ENGINE
+from spectralmc.records import SCHEMA
 from spectralmc.verdicts import MIME
 
-SCHEMA = 1  # of the record
-LARGEST = 200_000  # bytes of a stored notebook
-LONGEST = 8  # lines of a code cell
 _KINDS: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 _INTERVAL = re.compile(r",?\s*\bin\s*([\[(])\s*([-+.\w]+)\s*,\s*([-+.\w]+)\s*([\])])\s*$")
 _EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")  # 1e-3 is text to YAML 1.1, a number to everybody else
-_PLACE = re.compile(r"(?:/(?:home|Users|root|tmp)/|site-packages/|[A-Z]:\\\\?Users)[^\s'\"<]*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -193,7 +186,7 @@ def read_values(notebook: Path | str, pairs: list[str]) -> dict[str, Any]:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """Let a request to terminate end a run as Ctrl-C does, and Ctrl-C too where a shell has made us deaf to it."""
 
     def interrupt(*_: Any) -> None:
@@ -266,11 +259,12 @@ def run(
     that does not hold make a failed run, whose notebook and page are kept as NAME.failed.*. Raises ``InputError`` before anything
     is run, and ``KeyboardInterrupt`` after an interrupted run is written down.
     """
-    return _perform(plan(notebook, parameters, timeout, name), Path(out))
+    return perform(plan(notebook, parameters, timeout, name), Path(out))
 
 
-def _perform(task: Plan, out: Path) -> Result:
-    _make(out)
+def perform(task: Plan, out: Path) -> Result:
+    """Make a planned run, leave its files in ``out``, and return its result."""
+    make_folder(out)
     part = out / f"{task.name}.part.ipynb"
     for ending in ("ipynb", "html", "json", "failed.ipynb", "failed.html", "part.ipynb"):
         (out / f"{task.name}.{ending}").unlink(missing_ok=True)  # nothing older may be taken for this run's
@@ -278,7 +272,7 @@ def _perform(task: Plan, out: Path) -> Result:
     record["started"] = datetime.now(UTC).isoformat(timespec="seconds")
     clock = time.monotonic()
     error = None
-    with _terminable():
+    with terminable():
         try:
             papermill.execute_notebook(
                 copy.deepcopy(task.notebook),
@@ -296,7 +290,7 @@ def _perform(task: Plan, out: Path) -> Result:
         except (OSError, RuntimeError, DeadKernelError, CellTimeoutError, KeyboardInterrupt) as failure:
             error = {"cell": None, "ename": type(failure).__name__, "evalue": str(failure) or "interrupted before the first cell"}
         record["seconds"] = round(time.monotonic() - clock, 3)
-        executed = _executed(part)
+        executed = executed_notebook(part)
         record |= _found_in(executed)
         record["error"] = record["error"] or error
         record |= _judged(record)
@@ -306,7 +300,8 @@ def _perform(task: Plan, out: Path) -> Result:
     return Result(record, out)
 
 
-def _make(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder, or refuse it (``InputError``)."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -353,7 +348,8 @@ def _commit(folder: Path) -> str | None:
     return None
 
 
-def _executed(part: Path) -> Any:
+def executed_notebook(part: Path) -> Any:
+    """Return what was run, or an empty notebook where it was cut off."""
     try:
         return nbformat.read(part, as_version=4)
     except Exception:  # not there, or cut off: the disk was full
@@ -396,8 +392,8 @@ def _keep(record: dict[str, Any], executed: Any, part: Path, folder: Path) -> No
             raise OSError("no notebook was written")
         about = executed.metadata.get("papermill", {})
         about |= {"input_path": record["notebook"], "output_path": files["ipynb"]}  # not where they lay on this machine
-        _write(out / files["html"], pages.page(executed, record, folder))
-        _write(out / files["ipynb"], nbformat.writes(executed) + "\n")
+        write(out / files["html"], pages.page(executed, record, folder))
+        write(out / files["ipynb"], nbformat.writes(executed) + "\n")
         part.unlink(missing_ok=True)
         record["files"] = files
     except OSError as failure:
@@ -405,10 +401,10 @@ def _keep(record: dict[str, Any], executed: Any, part: Path, folder: Path) -> No
             path.unlink(missing_ok=True)  # on a full disk this makes room for the record
         ran = record["status"] == "done"
         record |= {"status": "failed", "reason": f"its files could not be written: {failure}"} if ran else {}
-    _write(out / f"{name}.json", json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write(out / f"{name}.json", json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     unfinished = path.with_name(f".{path.name}.tmp")
     try:
@@ -416,9 +412,6 @@ def _write(path: Path, text: str) -> None:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-# The report ---------------------------------------------------------------------------------------------------------------------
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -432,221 +425,3 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if found is not None and (not isinstance(found, dict) or not all(isinstance(key, str) for key in found)):
         raise InputError(f"file {path} must hold 'name: value' lines; got a {type(found).__name__}")
     return found or {}
-
-
-def plans(runs: Path | str) -> list[Plan]:
-    """Return the plans of all ``*.yaml`` files in a folder; the notebooks lie in the folder above. Refuses all or none."""
-    files = sorted(Path(runs).glob("*.yaml"))
-    if not files:
-        raise InputError(f"folder {runs} must hold at least one *.yaml file that names a notebook")
-    found = [_planned(path) for path in files]
-    names = [task.name for task in found]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"two files in {runs} name their run {twice[0]!r}; each run needs a name of its own")
-    return found
-
-
-def _planned(path: Path) -> Plan:
-    fields = read_yaml(path)
-    known = ("notebook", "parameters", "name", "timeout")
-    if unknown := [key for key in fields if key not in known]:
-        raise InputError(f"{path.name}: unknown entry {unknown[0]!r}; a run has {', '.join(known)}")
-    values = fields.get("parameters") or {}
-    if not isinstance(fields.get("notebook"), str) or not isinstance(values, dict):
-        raise InputError(f"{path.name}: a run must have 'notebook: FILE.ipynb' and may have 'parameters:' with 'name: value' lines")
-    try:
-        return plan(path.parent.parent / fields["notebook"], values, fields.get("timeout"), fields.get("name", path.stem))
-    except InputError as error:
-        raise InputError(f"{path.name}: {error}") from None
-
-
-def report(
-    out: Path | str = "reports",
-    resume: bool = False,
-    *,
-    runs: Path | str = "notebooks/runs",
-    workers: int = 1,
-    tell: Callable[[dict[str, Any]], None] = lambda record: None,
-) -> list[dict[str, Any]]:
-    """Run every notebook named in ``runs`` and leave their pages and the gallery index.html in ``out``; return the records.
-
-    Everything is checked before anything runs; a run that fails does not stop the others; the gallery is rewritten after every
-    run. ``resume`` keeps finished runs whose notebook and parameters are unchanged. ``tell`` hears of each run as it ends.
-    """
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise InputError(f"workers must be a whole number of at least 1; got {workers!r}")
-    tasks, out = plans(runs), Path(out)
-    _make(out)
-    records = {task.name: (resume and _finished(task, out)) or blank(task) for task in tasks}
-    waiting = [task for task in tasks if records[task.name]["status"] == "waiting"]
-    for name in records.keys() - {task.name for task in waiting}:
-        tell(records[name])
-    _publish(records, out)
-    try:
-        for record in tqdm(_each(waiting, out, workers), total=len(waiting), unit="notebook", disable=None):
-            records[record["name"]] = record
-            with suppress(OSError):  # the disk is full: the gallery of before still stands, and the last one below may fit
-                _publish(records, out)
-            tell(record)
-    finally:
-        for task in waiting:  # an interrupted run has left its record too
-            records[task.name] = _stored(task, out) or records[task.name]
-        _publish(records, out)
-    return list(records.values())
-
-
-def _publish(records: dict[str, dict[str, Any]], out: Path) -> None:
-    """Write the gallery; if there is no room for its figures, without them."""
-    try:
-        _write(out / "index.html", pages.gallery(list(records.values()), out))
-    except OSError:
-        _write(out / "index.html", pages.gallery(list(records.values()), out, figures=False))
-
-
-def _stored(task: Plan, out: Path) -> dict[str, Any] | None:
-    """Return the record that a run of exactly this task has left, if it is whole."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        record = json.loads((out / f"{task.name}.json").read_text(encoding="utf-8"))
-        if record["schema"] == SCHEMA and record["inputs"] == task.inputs and record.keys() == blank(task).keys():
-            return dict(record)
-    return None
-
-
-def _finished(task: Plan, out: Path) -> dict[str, Any] | None:
-    record = _stored(task, out)
-    whole = record and record["status"] == "done" and all((out / file).is_file() for file in record["files"].values())
-    return record if whole else None
-
-
-def _each(tasks: list[Plan], out: Path, workers: int) -> Iterator[dict[str, Any]]:
-    """Yield the record of every task as it ends."""
-    if workers == 1 or len(tasks) < 2:
-        yield from (_attempt(task, out) for task in tasks)
-        return
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=multiprocessing.get_context("spawn"))
-    futures: dict[Future[dict[str, Any]], Plan] = {pool.submit(_attempt, task, out): task for task in tasks}
-    try:
-        with _terminable():
-            yield from (future.result() for future in as_completed(futures))
-    except BaseException:
-        for worker in multiprocessing.active_children():
-            worker.terminate()  # each marks the cell it was in and ends
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _attempt(task: Plan, out: Path) -> dict[str, Any]:
-    try:
-        return _perform(task, out).record
-    except OSError as failure:  # not even the record could be written
-        return {**blank(task), "status": "failed", "reason": f"its files could not be written: {failure}"}
-
-
-# Stored notebooks ---------------------------------------------------------------------------------------------------------------
-
-
-def update(path: Path | str, timeout: float | None = 600.0) -> list[str]:
-    """Run a notebook from a clean start on its defaults and store its outputs, without timings or machine names.
-
-    Returns what was wrong, as ``problems`` does, and then leaves the file as it was: the run failed, or its result breaks a rule.
-    """
-    path = Path(path)
-    with tempfile.TemporaryDirectory(prefix="smc") as folder:
-        record = run(path, out=folder, timeout=timeout, name="notebook").record
-        if record["status"] != "done":
-            return [f"{path.name}: {record['reason']}"]
-        notebook = _normal(_executed(Path(folder) / "notebook.ipynb"))
-    text = nbformat.writes(notebook, version=4) + "\n"
-    found = _problems(path.name, notebook, len(text.encode()))
-    if not found:
-        _write(path, text)
-    return found
-
-
-def _normal(notebook: Any) -> Any:
-    """Return a notebook with its sources, tags and outputs, and nothing that changes from run to run."""
-    notebook.metadata = nbformat.from_dict(
-        {
-            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-            "language_info": {"file_extension": ".py", "mimetype": "text/x-python", "name": "python"},
-        }
-    )
-    notebook.nbformat_minor = 5
-    seen: set[str] = set()
-    count = 0
-    for number, cell in enumerate(notebook.cells, 1):
-        cell.metadata = nbformat.from_dict({"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {})
-        cell.id = f"cell-{number:02d}" if cell.get("id", "") in seen or not cell.get("id") else cell.id
-        seen.add(cell.id)
-        if cell.cell_type != "code":
-            continue
-        count += 1
-        cell.execution_count = count
-        cell.outputs = _joined(cell.outputs)
-        for output in cell.outputs:
-            if output.output_type == "execute_result":
-                output.execution_count = count
-            if "metadata" in output:
-                output.metadata = nbformat.from_dict({})
-    return notebook
-
-
-def _joined(outputs: list[Any]) -> list[Any]:
-    """Return outputs with neighbouring pieces of one stream as one: how a stream is cut depends on the clock."""
-    joined: list[Any] = []
-    for output in outputs:
-        if joined and output.output_type == "stream" == joined[-1].output_type and output.name == joined[-1].name:
-            joined[-1].text += output.text
-        else:
-            joined.append(output)
-    return joined
-
-
-def problems(path: Path | str) -> list[str]:
-    """Return one line for every rule of a stored notebook that this file breaks: the file, the cell, the rule."""
-    path = Path(path)
-    return _problems(path.name, read_notebook(path), path.stat().st_size)
-
-
-def _problems(name: str, notebook: Any, size: int) -> list[str]:
-    found = []
-    try:
-        parameters_of(notebook)
-    except InputError as error:
-        found.append(str(error))
-    if size >= LARGEST:
-        found.append(f"a stored notebook must be smaller than {LARGEST // 1000} kB; got {size // 1000}: fewer or smaller figures")
-    prose = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
-    if not prose or not prose[0].source.startswith("# "):
-        found.append("the first text cell must begin with its subject, '# …'")
-    code = [(number, cell) for number, cell in enumerate(notebook.cells, 1) if cell.cell_type == "code"]
-    if not any("nbval-check-output" in cell.metadata.get("tags", []) for _, cell in code):
-        found.append("at least one cell must be tagged 'nbval-check-output'")
-    counts = [cell.execution_count for _, cell in code]
-    if counts != list(range(1, len(code) + 1)):
-        found.append(f"execution counts must be 1 to {len(code)}, as one clean run leaves them; got {counts}: run notebooks --update")
-    for number, cell in code:
-        found += [f"cell {number}: {problem}" for problem in _cell_problems(cell)]
-    return [f"{name}: {problem}" for problem in found]
-
-
-def _cell_problems(cell: Any) -> Iterator[str]:
-    tags, outputs = cell.metadata.get("tags", []), cell.outputs
-    lines = sum(bool(line.strip()) for line in cell.source.splitlines())
-    if lines > LONGEST and "parameters" not in tags:
-        yield f"a code cell must have at most {LONGEST} lines; got {lines}"
-    if "nbval-check-output" in tags and not outputs:
-        yield "a checked cell must have its output stored: run notebooks --update"
-    if any(output.output_type == "error" for output in outputs):
-        yield "an error must not be stored"
-    if warnings := [output.text for output in outputs if output.get("name") == "stderr"]:
-        yield f"nothing may be written to the error stream; got {warnings[0].strip().splitlines()[-1]!r}"
-    if match := _PLACE.search("".join(_texts(outputs))):
-        yield f"an output must not name a place of one machine; got {match[0]!r}"
-
-
-def _texts(outputs: list[Any]) -> Iterator[str]:
-    for output in outputs:
-        yield str(output.get("text", ""))
-        yield from (str(value) for mime, value in output.get("data", {}).items() if not mime.startswith("image/"))

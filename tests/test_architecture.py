@@ -20,15 +20,15 @@ PACKAGE = ROOT / "spectralmc"
 # fmt: off
 ORDER = (
     "validation", "device", "draws", "parameters", "processes", "functionals", "paths", "spectrum", "cuda", "black", "montecarlo",
-    "distribution", "pricing", "nn", "surrogate", "training", "market", "store", "verdicts", "figures", "explorer",
-    "pages", "engine", "runner", "cli",
+    "distribution", "pricing", "nn", "surrogate", "training", "market", "store", "records", "verdicts", "figures", "explorer",
+    "pages", "engine", "runner", "reports", "stored", "cli",
 )
 # fmt: on
 BLIND = ("spectrum", "distribution", "pricing", "black")  # they consume φ and never ask where it comes from
 UNSEEN = {"nn", "processes", "training", "surrogate", "draws"}
 BATCH = {"papermill", "nbformat", "nbconvert", "nbclient", "IPython", "yaml"}
 OPTIONAL = BATCH | {"cupy", "matplotlib", "ipywidgets"}
-AT_THE_TOP = {"figures": {"matplotlib"}, "runner": BATCH, "pages": BATCH, "engine": BATCH}
+AT_THE_TOP = {"figures": {"matplotlib"}, "runner": BATCH, "pages": BATCH, "engine": BATCH, "reports": BATCH, "stored": BATCH}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = [path for path in FILES if path.parent != PACKAGE or not path.stem.startswith("__")]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from spectralmc import __version__, cli, runner
+from spectralmc import __version__, cli, reports, runner
 from spectralmc.cli import main
 from spectralmc.device import Check
 
@@ -36,7 +36,8 @@ def outcome(monkeypatch: pytest.MonkeyPatch) -> list[runner.Plan]:
         done = {"status": "done" if ok else "failed", "reason": reason, "started": "2026-01-01T00:00:00+00:00", "seconds": 1.5}
         return runner.Result({**runner.blank(task), **done, "files": files}, out)
 
-    monkeypatch.setattr(runner, "_perform", perform)
+    monkeypatch.setattr(reports, "perform", perform)
+    monkeypatch.setattr(runner, "perform", perform)
     return seen
 
 

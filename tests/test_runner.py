@@ -17,7 +17,8 @@ import pytest
 import torch
 from conftest import VERDICTS, notebook
 
-from spectralmc import pages, runner
+from spectralmc import pages, reports, runner
+from spectralmc import stored as storage
 from spectralmc.runner import InputError, check_parameters, parameters_of
 
 Store = Callable[..., Path]
@@ -138,7 +139,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text = f"notebook: {name}.ipynb\nparameters: {{volatility: 5e-1}}\n{timeout}"
         (root / "notebooks" / "runs" / f"{name}.yaml").write_text(text)
     (root / "notebooks" / "runs" / "broken.yaml").write_text("notebook: good.ipynb\nparameters: {paths: 1}\n")
-    runner.report(root / "out", runs=root / "notebooks" / "runs", workers=2)
+    reports.report(root / "out", runs=root / "notebooks" / "runs", workers=2)
     return root / "out"
 
 
@@ -254,16 +255,16 @@ def test_resume_runs_only_what_is_not_done_or_has_changed(reported: Path, monkey
         ran.append(task.name)
         return runner.Result({**runner.blank(task), "status": "failed", "reason": "not this time"}, out)
 
-    monkeypatch.setattr(runner, "_perform", perform)
+    monkeypatch.setattr(reports, "perform", perform)
     runs = reported.parent / "notebooks" / "runs"
     told: list[str] = []
-    runner.report(reported, resume=True, runs=runs, tell=lambda record: told.append(record["name"]))
+    reports.report(reported, resume=True, runs=runs, tell=lambda record: told.append(record["name"]))
     assert set(ran) == {"broken", "dead", "failing", "leaving", "slow"}
     assert set(told) == {*ran, "good"}
     ran.clear()
     before = (runs / "good.yaml").read_text()
     (runs / "good.yaml").write_text(before.replace("5e-1", "0.6"))
-    runner.report(reported, resume=True, runs=runs)
+    reports.report(reported, resume=True, runs=runs)
     (runs / "good.yaml").write_text(before)
     assert "good" in ran
 
@@ -290,18 +291,18 @@ def test_a_bad_run_file_is_refused_before_anything_runs(stored: Store, tmp_path:
     (runs / "b.yaml").write_text("notebook: book.ipynb")
     (runs / "a.yaml").write_text(text)
     with pytest.raises(InputError, match=message):
-        runner.report(tmp_path / "out", runs=runs)
+        reports.report(tmp_path / "out", runs=runs)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_report_without_runs_or_workers_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="must hold at least one"):
-        runner.report(tmp_path / "out", runs=tmp_path)
+        reports.report(tmp_path / "out", runs=tmp_path)
     with pytest.raises(InputError, match="workers must be a whole number of at least 1; got 0"):
-        runner.report(tmp_path / "out", runs=tmp_path, workers=0)
+        reports.report(tmp_path / "out", runs=tmp_path, workers=0)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file cannot be made: File exists"):
-        runner._make(tmp_path / "file")
+        runner.make_folder(tmp_path / "file")
 
 
 # Half-written results -----------------------------------------------------------------------------------------------------------
@@ -354,9 +355,9 @@ def test_a_page_that_cannot_be_written_fails_the_run(stored: Store, tmp_path: Pa
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    runner._write(path, "old")
+    runner.write(path, "old")
     with pytest.raises(UnicodeEncodeError):
-        runner._write(path, "new \ud800")
+        runner.write(path, "new \ud800")
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
     assert path.read_text() == "old"
 
@@ -369,22 +370,22 @@ def test_a_report_names_a_run_that_left_nothing(stored: Store, tmp_path: Path, m
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(runner, "_perform", full)
-    (found,) = runner.report(tmp_path / "out", runs=tmp_path / "runs")
+    monkeypatch.setattr(reports, "perform", full)
+    (found,) = reports.report(tmp_path / "out", runs=tmp_path / "runs")
     assert found["status"] == "failed"
     assert "No space left on device" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
 
 
 def test_a_gallery_without_room_for_figures_goes_without_them(reported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = runner._write
+    whole = runner.write
 
     def write(path: Path, text: str) -> None:
         if "data:image/png" in text:
             raise OSError(28, "No space left on device")
         whole(path, text)
 
-    monkeypatch.setattr(runner, "_write", write)
-    runner._publish({"good": record(reported, "good")}, tmp_path)
+    monkeypatch.setattr(reports, "write", write)
+    reports._publish({"good": record(reported, "good")}, tmp_path)
     assert 'href="good.html"' in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
@@ -396,12 +397,12 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A notebook with the outputs of one clean run."""
     path = tmp_path_factory.mktemp("clean") / "book.ipynb"
     nbformat.write(notebook("# Prose", "print(1, flush=True)\nprint(2)"), path)
-    assert runner.update(path) == []
+    assert storage.update(path) == []
     return path
 
 
 def test_stored_outputs_pass_the_check_and_hold_nothing_that_changes(clean: Path) -> None:
-    assert runner.problems(clean) == []
+    assert storage.problems(clean) == []
     book = nbformat.read(clean, 4)
     assert set(book.metadata) == {"kernelspec", "language_info"}
     assert {key for cell in book.cells for key in cell.metadata} == {"tags"}
@@ -411,7 +412,7 @@ def test_stored_outputs_pass_the_check_and_hold_nothing_that_changes(clean: Path
 
 def test_a_second_update_changes_nothing(clean: Path) -> None:
     before = clean.read_bytes()
-    assert runner.update(clean) == []
+    assert storage.update(clean) == []
     assert clean.read_bytes() == before
 
 
@@ -425,7 +426,7 @@ def test_a_second_update_changes_nothing(clean: Path) -> None:
 def test_an_update_that_breaks_a_rule_leaves_the_file_as_it_was(stored: Store, cell: str, problem: str) -> None:
     path = stored(cell)
     before = path.read_bytes()
-    assert any(problem in found for found in runner.update(path))
+    assert any(problem in found for found in storage.update(path))
     assert path.read_bytes() == before
 
 
@@ -468,7 +469,7 @@ def test_every_broken_rule_is_named_with_its_cell(clean: Path, tmp_path: Path, s
     book = nbformat.read(clean, 4)
     spoil(book)
     nbformat.write(book, tmp_path / "book.ipynb")
-    assert any(problem in found for found in runner.problems(tmp_path / "book.ipynb"))
+    assert any(problem in found for found in storage.problems(tmp_path / "book.ipynb"))
 
 
 @pytest.mark.parametrize(("content", "message"), [(None, "does not exist"), ("{}", "not a Jupyter notebook"), ("\udcff", "not a Jupyter")])

@@ -1,0 +1,125 @@
+"""The main job: every notebook on its long settings, and a gallery that says what came of each."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from spectralmc import pages
+from spectralmc.records import read_record
+from spectralmc.runner import InputError, Plan, blank, make_folder, perform, plan, read_yaml, terminable, write
+
+
+def plans(runs: Path | str) -> list[Plan]:
+    """Return the plans of all ``*.yaml`` files in a folder; the notebooks lie in the folder above. Refuses all or none."""
+    files = sorted(Path(runs).glob("*.yaml"))
+    if not files:
+        raise InputError(f"folder {runs} must hold at least one *.yaml file that names a notebook")
+    found = [_planned(path) for path in files]
+    names = [task.name for task in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"two files in {runs} name their run {twice[0]!r}; each run needs a name of its own")
+    return found
+
+
+def _planned(path: Path) -> Plan:
+    fields = read_yaml(path)
+    known = ("notebook", "parameters", "name", "timeout")
+    if unknown := [key for key in fields if key not in known]:
+        raise InputError(f"{path.name}: unknown entry {unknown[0]!r}; a run has {', '.join(known)}")
+    values = fields.get("parameters") or {}
+    if not isinstance(fields.get("notebook"), str) or not isinstance(values, dict):
+        raise InputError(f"{path.name}: a run must have 'notebook: FILE.ipynb' and may have 'parameters:' with 'name: value' lines")
+    try:
+        return plan(path.parent.parent / fields["notebook"], values, fields.get("timeout"), fields.get("name", path.stem))
+    except InputError as error:
+        raise InputError(f"{path.name}: {error}") from None
+
+
+def report(
+    out: Path | str = "reports",
+    resume: bool = False,
+    *,
+    runs: Path | str = "notebooks/runs",
+    workers: int = 1,
+    tell: Callable[[dict[str, Any]], None] = lambda record: None,
+) -> list[dict[str, Any]]:
+    """Run every notebook named in ``runs`` and leave their pages and the gallery index.html in ``out``; return the records.
+
+    Everything is checked before anything runs; a run that fails does not stop the others; the gallery is rewritten after every
+    run. ``resume`` keeps finished runs whose notebook and parameters are unchanged. ``tell`` hears of each run as it ends.
+    """
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise InputError(f"workers must be a whole number of at least 1; got {workers!r}")
+    tasks, out = plans(runs), Path(out)
+    make_folder(out)
+    records = {task.name: (resume and _finished(task, out)) or blank(task) for task in tasks}
+    waiting = [task for task in tasks if records[task.name]["status"] == "waiting"]
+    for name in records.keys() - {task.name for task in waiting}:
+        tell(records[name])
+    _publish(records, out)
+    try:
+        for record in tqdm(_each(waiting, out, workers), total=len(waiting), unit="notebook", disable=None):
+            records[record["name"]] = record
+            with suppress(OSError):  # the disk is full: the gallery of before still stands, and the last one below may fit
+                _publish(records, out)
+            tell(record)
+    finally:
+        for task in waiting:  # an interrupted run has left its record too
+            records[task.name] = _stored(task, out) or records[task.name]
+        _publish(records, out)
+    return list(records.values())
+
+
+def _publish(records: dict[str, dict[str, Any]], out: Path) -> None:
+    """Write the gallery; if there is no room for its figures, without them."""
+    try:
+        write(out / "index.html", pages.gallery(list(records.values()), out))
+    except OSError:
+        write(out / "index.html", pages.gallery(list(records.values()), out, figures=False))
+
+
+def _stored(task: Plan, out: Path) -> dict[str, Any] | None:
+    """Return the record that a run of exactly this task has left, if it is whole."""
+    with suppress(OSError, ValueError):
+        record = read_record(out / f"{task.name}.json")
+        if record["inputs"] == task.inputs:
+            return record
+    return None
+
+
+def _finished(task: Plan, out: Path) -> dict[str, Any] | None:
+    record = _stored(task, out)
+    whole = record and record["status"] == "done" and all((out / file).is_file() for file in record["files"].values())
+    return record if whole else None
+
+
+def _each(tasks: list[Plan], out: Path, workers: int) -> Iterator[dict[str, Any]]:
+    """Yield the record of every task as it ends."""
+    if workers == 1 or len(tasks) < 2:
+        yield from (_attempt(task, out) for task in tasks)
+        return
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=multiprocessing.get_context("spawn"))
+    futures: dict[Future[dict[str, Any]], Plan] = {pool.submit(_attempt, task, out): task for task in tasks}
+    try:
+        with terminable():
+            yield from (future.result() for future in as_completed(futures))
+    except BaseException:
+        for worker in multiprocessing.active_children():
+            worker.terminate()  # each marks the cell it was in and ends
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _attempt(task: Plan, out: Path) -> dict[str, Any]:
+    try:
+        return perform(task, out).record
+    except OSError as failure:  # not even the record could be written
+        return {**blank(task), "status": "failed", "reason": f"its files could not be written: {failure}"}

@@ -17,6 +17,8 @@ from spectralmc.runner import InputError, executed_notebook, parameters_of, read
 
 LARGEST = 200_000  # bytes of a stored notebook
 LONGEST = 8  # lines of a code cell
+DEFINITIONS = 2
+SECTIONS = ("What could be wrong", "References")
 _PLACE = re.compile(r"(?:/(?:home|Users|root|tmp)/|site-packages/|[A-Z]:\\\\?Users)[^\s'\"<]*")
 
 
@@ -80,7 +82,9 @@ def _joined(outputs: list[Any]) -> list[Any]:
 def problems(path: Path | str) -> list[str]:
     """Return one line for every rule of a stored notebook that this file breaks: the file, the cell, the rule."""
     path = Path(path)
-    return _problems(path.name, read_notebook(path), path.stat().st_size)
+    notebook = read_notebook(path)
+    told = [f"{path.name}: {problem}" for problem in _untold(notebook)]
+    return _problems(path.name, notebook, path.stat().st_size) + told
 
 
 def _problems(name: str, notebook: Any, size: int) -> list[str]:
@@ -103,6 +107,20 @@ def _problems(name: str, notebook: Any, size: int) -> list[str]:
     for number, cell in code:
         found += [f"cell {number}: {problem}" for problem in _cell_problems(cell)]
     return [f"{name}: {problem}" for problem in found]
+
+
+def _untold(notebook: Any) -> Iterator[str]:
+    """Yield what a reader would miss: what a figure shows, what could be wrong, where it is from."""
+    headings = {line.lstrip("# ").lower() for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines()}
+    yield from (f"a notebook must have a section '## {name}'" for name in SECTIONS if name.lower() not in headings)
+    definitions = sum(len(re.findall(r"^(?:def|class) ", cell.source, re.M)) for cell in notebook.cells if cell.cell_type == "code")
+    if definitions > DEFINITIONS:
+        yield f"at most {DEFINITIONS} definitions; got {definitions}: the library works, notebooks speak"
+    for number, (cell, following) in enumerate(zip(notebook.cells, [*notebook.cells[1:], None], strict=True), 1):
+        if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
+            said = following.source if following is not None and following.cell_type == "markdown" else ""
+            if not re.search(r"\d", said.split("\n\n")[0]):
+                yield f"cell {number}: a figure must be followed by text that says what to see, with a number"
 
 
 def _cell_problems(cell: Any) -> Iterator[str]:

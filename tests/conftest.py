@@ -9,18 +9,18 @@ from typing import Any
 import nbformat
 import pytest
 
-PARAMETERS = '''\
+PARAMETERS = """\
 volatility: float = 0.2  # volatility, per square root of a year, in (0, 2]
 paths: int = 3  # paths of the sample, in [1, inf)
 kind: str = "put"  # kind of option
 strikes: list[float] = [0.9, 1.1]  # strikes over the forward, in (0, 10)
-seed: int = 7  # seed of every draw'''
-VERDICTS = '''\
+seed: int = 7  # seed of every draw"""
+VERDICTS = """\
 from spectralmc.verdicts import Verdicts
 table = Verdicts()
 table.claim("paths are enough", measured=paths, at_least=2)
 table.claim("parity & <order>", measured=3e-16, bound=1e-12, unit="of forward")
-table'''
+table"""
 RECORD = "table.record(volatility=volatility, bad=float('nan'))"
 
 
@@ -33,7 +33,7 @@ def notebook(*cells: str, parameters: str | None = PARAMETERS, verdicts: bool = 
     made += [v4.new_markdown_cell(cell) if cell.startswith("#") else v4.new_code_cell(cell) for cell in cells]
     if verdicts:
         made += [v4.new_code_cell(VERDICTS, metadata={"tags": ["nbval-check-output"]}), v4.new_code_cell(RECORD)]
-    return v4.new_notebook(cells=made)
+    return v4.new_notebook(cells=[*made, v4.new_markdown_cell("## What could be wrong\n\nThis.\n\n## References\n\n1. That.")])
 
 
 @pytest.fixture

@@ -463,6 +463,13 @@ def stripped(book: Any) -> None:
             lambda b: b.cells[3].outputs.append(output("display_data", data={"image/png": "A" * 200_000})),
             "a stored notebook must be smaller than 200 kB; got 2",
         ),
+        (lambda b: b.cells.pop(), "book.ipynb: a notebook must have a section '## What could be wrong'"),
+        (lambda b: b.cells[-1].update(source="## What could be wrong"), "a notebook must have a section '## References'"),
+        (lambda b: b.cells[3].update(source="def f(): ...\ndef g(): ...\nclass H: ..."), "at most 2 definitions; got 3"),
+        (
+            lambda b: b.cells[3].outputs.append(output("display_data", data={"image/png": "A"})),
+            "cell 4: a figure must be followed by text that says what to see, with a number",
+        ),
     ],
 )
 def test_every_broken_rule_is_named_with_its_cell(clean: Path, tmp_path: Path, spoil: Callable[[Any], Any], problem: str) -> None:

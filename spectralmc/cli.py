@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except ModuleNotFoundError as error:
-        return _complain(f"{error.name} is not installed: pip install 'spectralmc[batch]'", FAILED)
+        return _complain(f"{error.name} is not installed: in the clone, pip install -e '.[batch]'", FAILED)
     except OSError as error:
         return _complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", FAILED)
     except ValueError as error:

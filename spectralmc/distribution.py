@@ -61,6 +61,8 @@ class Distribution:
             raise ValueError(f"mass must lie in [0, 1]; got {float(mass.max())}")
         if self.values.shape[-1:] != (self.grid.size,):
             raise ValueError(f"values must end in K = {self.grid.size} frequencies; got shape {tuple(self.values.shape)}")
+        if not self.values.is_complex():
+            raise TypeError(f"values must be complex, φ at the frequencies of the grid; got {self.values.dtype}")
         if not bool(torch.isfinite(torch.view_as_real(self.values.detach().resolve_conj())).all()):
             raise ValueError("values of a characteristic function must be finite; got NaN or infinity")
         batch = self.values.shape[:-1]
@@ -118,10 +120,20 @@ class Distribution:
         """Return the smallest x with P(X ≤ x) ≥ p for ``probability`` (J,) or (): batch + (J,) or batch.
 
         Accuracy: bisection to 1e-12 standard deviations inside [−L, L] and the atom; where the truncated series leaves the cdf below p,
-        the end.
+        the end.  Only an exact φ makes the cdf monotone: one with an error δ of its cdf (learned, empirical) tells quantiles of p ≫ δ.
+        Differentiable where the law has a density.
         """
-        p = real("probability", probability, "in (0, 1)")
+        p = real("probability", probability, "in (0, 1)").double()
         levels = p.reshape(-1)
+        with torch.no_grad():
+            x = self._bisected(levels)
+        if torch.is_grad_enabled():  # the derivative of the root, not of the bisection
+            slope = self.density(x).detach()
+            step = (self.cdf(x) - levels) / torch.where(slope > 0, slope, torch.inf)
+            x = x - (step - step.detach())
+        return x.reshape((*self.scale.shape, *p.shape))
+
+    def _bisected(self, levels: Tensor) -> Tensor:
         half = self.grid.half_width * self.scale
         atom = torch.where(self.mass < 1, self.atom, self.location)  # it may lie beyond the series
         low, high = torch.minimum(self.location - half, atom), torch.maximum(self.location + half, atom)
@@ -131,25 +143,31 @@ class Distribution:
             middle = (low + high) / 2
             enough = self.cdf(middle) >= levels
             low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
-        return high.reshape((*self.scale.shape, *p.shape))
+        return high
 
     def expected_shortfall(self, probability: Number) -> Tensor:
         r"""Return the mean of X over its lower tail of weight p: :math:`\frac1p\int_0^p q(\alpha)\,d\alpha` (Acerbi and Tasche 2002).
 
         Shapes as `quantile`; in units of X.
+
+        Accuracy: an error δ of the cdf in the tail becomes up to L·s·δ/p; never above the quantile.
         """
-        p = real("probability", probability, "in (0, 1)")
+        p = real("probability", probability, "in (0, 1)").double()
         levels = p.reshape(-1)
         q = self.quantile(levels)
         z = self._standardised(q)
         first = self.location[..., None] * self.partial_expectation(z, 0.0) + self.scale[..., None] * self._first_moment(z)
         atom = (1 - self.mass[..., None]) * (q >= self.atom[..., None]) * self.atom[..., None]
         tail = self.mass[..., None] * first + atom + q * (levels - self.cdf(q))
-        return (tail / levels).reshape((*self.scale.shape, *p.shape))
+        return torch.minimum(tail / levels, q).reshape((*self.scale.shape, *p.shape))
 
     @property
     def cumulants(self) -> Tensor:
-        """The first four cumulants of X (mean, variance, third, fourth), batch + (4,), the atom included."""
+        """The first four cumulants of X (mean, variance, third, fourth), batch + (4,), the atom included.
+
+        Accuracy: rounding for an exact φ.  An error δ of φ at the highest frequencies weighs L³δ/K² in the third and more in the fourth:
+        of an empirical law take them from the sample itself.
+        """
         z = self._moments()
         raw = [torch.ones_like(self.mass)]
         for n in range(1, 5):  # moments of X about the location, atom included

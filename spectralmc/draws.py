@@ -1,7 +1,8 @@
 r"""Random numbers by address: the same integers on any device, for any chunk size, in any order.
 
-A normal is a pure function of (seed, stream, parameter set, path, step, factor).  Nothing is consumed and no state moves, so a path
-can be computed again alone, and a longer run begins with the numbers of the shorter one.
+A normal is a function of (seed, stream, parameter set, path, step, factor) and of nothing that was drawn before, so a path can be
+computed again alone.  Of independent draws a longer run begins with the numbers of the shorter one; Sobol points depend on the number
+of steps and factors too (the bridge), and with several randomizations on the number of paths.
 
 * ``independent``: Philox 4x32-10 (Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3") with Box–Muller.
   Its uniforms are odd multiples of :math:`2^{-24}`, exact in float32 too, so both precisions transform the same number.
@@ -26,7 +27,7 @@ from spectralmc.validation import count, one_of
 Words = tuple[Tensor, Tensor, Tensor, Tensor]
 _MASK = 0xFFFFFFFF
 _SOBOL_BITS = 30
-_SHIFT_STREAM, _SCRAMBLE_STREAM = 1 << 30, 1 << 31  # keep scrambles apart from the draws of any user stream
+_SHIFT_STREAM, _SCRAMBLE_STREAM, _DESIGN_STREAM = 1 << 30, 1 << 31, 3 << 30  # keep scrambles apart from the draws of any user stream
 
 
 def philox(counter: Words, key: tuple[int, int]) -> Words:
@@ -109,6 +110,9 @@ class Draws:
 
         ``total`` is the number of paths of the whole run; Sobol points need it to divide the paths among their randomizations.
         """
+        for name, address in (("parameter set", sets), ("path", paths)):
+            if address.start < 0 or address.stop > 1 << 32:
+                raise ValueError(f"{name} numbers must lie in [0, 2**32); got {address.start} to {address.stop}")
         if self.sampling == "independent":
             return self._independent(sets, paths, steps, factors, dtype)
         return iter(self._sobol(sets, paths, steps, factors, dtype, total or paths.stop).unbind(0))
@@ -142,10 +146,12 @@ class Draws:
         """Return points of the open unit cube, (len(points), dimensions) in float64: a design for parameters."""
         if self.sampling == "sobol":
             bits = self._scrambled_points(dimensions, points, 1 << _SOBOL_BITS)[:, None]
-            cube = bits ^ self._shifts(range(1), points, dimensions, 1 << _SOBOL_BITS)
+            cube = bits ^ self._shifts(range(1), points, dimensions, 1 << _SOBOL_BITS, _DESIGN_STREAM)
             return (cube[:, 0].T.double() + 0.5) * 2.0**-_SOBOL_BITS
         column = torch.arange(points.start, points.stop)[:, None]
-        words = torch.cat([torch.stack(self.words(torch.tensor(0), column, b)) for b in range(-(-dimensions // 4))])
+        words = torch.cat(
+            [torch.stack(self.words(torch.tensor(0), column, b, _DESIGN_STREAM + self.stream)) for b in range(-(-dimensions // 4))]
+        )
         return _open_uniform(words[:dimensions, :, 0].T, torch.float64)
 
     def points_each(self, total: int) -> int:
@@ -173,12 +179,12 @@ class Draws:
             offset ^= directions[:, span.bit_length() - 1 + bit, None] * (tiles >> bit & 1)
         return table[:, index % span] ^ offset[:, which]
 
-    def _shifts(self, sets: range, paths: range, dimensions: int, size: int) -> Tensor:
+    def _shifts(self, sets: range, paths: range, dimensions: int, size: int, lane: int = _SHIFT_STREAM) -> Tensor:
         """Digital shifts (D, B, N), one for every parameter set and randomization."""
         copies = torch.arange(paths.start // size, -(-paths.stop // size))
         column = torch.arange(sets.start, sets.stop)[:, None]
         blocks = range(-(-dimensions // 4))
-        words = [word for block in blocks for word in self.words(column, copies, block, _SHIFT_STREAM + self.stream)]
+        words = [word for block in blocks for word in self.words(column, copies, block, lane + self.stream)]
         shift = torch.stack(words[:dimensions]) >> (32 - _SOBOL_BITS)
         return shift[..., torch.arange(paths.start, paths.stop) // size - copies[0]]
 

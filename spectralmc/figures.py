@@ -25,6 +25,9 @@ EMPIRICAL: dict[str, Any] = {
     "color": BLUE, "linestyle": "none", "marker": "o", "markersize": 3.4, "elinewidth": 1.0, "capsize": 1.8, "label": "empirical ± s.e.",
 }  # fmt: skip
 LEARNED: dict[str, Any] = {"color": VERMILION, "linestyle": "--", "linewidth": 1.7, "label": "learned"}
+_RING: dict[str, Any] = {
+    "color": VERMILION, "linestyle": "none", "marker": "o", "markersize": 7.5, "fillstyle": "none", "label": "flagged",
+}  # fmt: skip
 _SERIES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"), ("black", ""))
 _BP = 1e4
 
@@ -210,6 +213,32 @@ def errors(x: Array, error: Array, x_label: str, bound: float | None = None) -> 
     }  # fmt: skip
     goal = {} if bound is None else {f"goal for the mean: {bound:g} bp": np.full(bp.shape[1], bound)}
     return levels(x, found | goal, x_label, axis("price error", r"|\Delta V|/F", "bp"))
+
+
+def smiles(log_moneyness: Array, volatility: Array, flat: Array, names: Sequence[str], flagged: Array | None = None) -> Figure:
+    """Draw quoted volatilities (M, L) over ln(K/F) (M, L), a panel a maturity, each with one flat volatility (M,) as a line.
+
+    Quotes where ``flagged`` (M, L) is true are ringed.
+    """
+    k, quoted = numbers(log_moneyness), numbers(volatility)
+    ringed = np.zeros(k.shape, bool) if flagged is None else numbers(flagged) > 0
+    columns = min(len(names), 4)
+    rows = -(-len(names) // columns)
+    with plt.rc_context(style()):
+        figure, grid = plt.subplots(rows, columns, figsize=(7.4, 1.2 + 1.7 * rows), squeeze=False, sharex=True, sharey=True)
+        for ax, name, x, y, level, ring in zip(grid.flat, names, k, quoted, numbers(flat), ringed, strict=False):
+            ax.axhline(level, color=ORANGE, linewidth=1.3, label="at the money, flat", zorder=1)
+            ax.plot(x, y, linestyle="none", marker="o", markersize=3.4, color=BLUE, label="quoted")
+            ax.plot(x[ring], y[ring], **_RING)
+            ax.set_title(name)
+            ax.label_outer()
+        for empty in grid.flat[len(names) :]:
+            empty.remove()
+        for ax in grid[-1]:
+            ax.set_xlabel(r"$k=\ln(K/F)$ (–)")
+        for ax in grid[:, 0]:
+            ax.set_ylabel(axis("volatility", r"\sigma", r"per $\sqrt{\mathrm{year}}$"))
+        return _finished(figure, grid[0, 0])
 
 
 def _curves(ax: Axes, curves: Curves) -> None:

@@ -13,7 +13,7 @@ from spectralmc.draws import Draws
 from spectralmc.functionals import Functional
 from spectralmc.paths import Sample, simulate
 from spectralmc.processes import TimeGrid
-from spectralmc.validation import Number, one_of, real
+from spectralmc.validation import Number, count, one_of, real
 
 _OUTCOMES = 1 << 21  # held at once for each functional
 
@@ -62,6 +62,7 @@ def monte_carlo_price(
     one_of("kind", kind, ("call", "put"))
     k, b = real("log_moneyness", log_moneyness).double(), real("carry", carry, unit="1/year").double()
     sets = _sets(process, grid, b)
+    count("paths", paths)
     if k.ndim > 2 or (k.ndim == 2 and len(k) != sets):
         raise ValueError(f"log_moneyness must be (), (L,) or ({sets}, L); got shape {tuple(k.shape)}")
     strikes = k.reshape(1, -1).expand(sets, -1) if k.ndim < 2 else k
@@ -119,5 +120,5 @@ def _rows(process: Any, rows: slice) -> Any:
 
 
 def _row(value: Any, rows: slice) -> Any:
-    tensor = torch.as_tensor(value)
+    tensor = value if isinstance(value, Tensor) else real("parameter", value)
     return tensor[rows] if tensor.ndim else value

@@ -27,6 +27,10 @@ TEMPLATES = Path(__file__).parent / "templates"
 _FORMULA = re.compile(
     r"(?P<code>```.*?```|`[^`\n]*`|\\\$)|\$\$(?P<block>.+?)\$\$|(?<!\$)\$(?=[^\s$])(?P<inline>[^$]*?[^\s$\\])\$(?!\d)", re.S
 )
+_NO_MATHML = re.compile(
+    r"<(?!/?(?:math|mrow|mi|mo|mn|ms|mtext|mspace|mstyle|mpadded|mphantom|menclose|mfenced|mfrac|msqrt|mroot|msub|msup|msubsup|munder|mover"
+    r"|munderover|mmultiscripts|mprescripts|mtable|mtr|mtd)\b)"
+)
 _ACTIVE = re.compile(r"<(?=/?(?:script|iframe|object|embed|link|meta|base|form)\b)", re.I)
 
 
@@ -42,9 +46,7 @@ def page(notebook: Any, record: dict[str, Any], folder: Path) -> str:
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = _FORMULA.sub(lambda match: _set_aside(match, mark, formulae), cell.source)
-    exporter = HTMLExporter(
-        template_name="page", extra_template_basedirs=[str(TEMPLATES)], embed_images=True, exclude_anchor_links=True
-    )
+    exporter = HTMLExporter(template_name="page", extra_template_basedirs=[str(TEMPLATES)], embed_images=True, exclude_anchor_links=True)
     notice = f"This run failed. {record['reason']}" if record["reason"] else ""
     about = {"policy": POLICY, "style": _style(), "title": record["title"], "notice": notice, "provenance": provenance(record)}
     resources = {"metadata": {"name": record["name"], "path": str(folder)}, "page": about}
@@ -67,6 +69,7 @@ def _mathml(formula: str, display: bool) -> str:
         found = str(convert(formula, display="block" if display else "inline"))
     except Exception:  # whatever the converter trips over, the reader still gets the formula
         return f"<code>{html.escape(formula)}</code>"
+    found = _NO_MATHML.sub("&lt;", found)  # the converter passes on whatever stands in a text
     found = found.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")  # HTML knows MathML by itself
     return f'<span class="math">{found}</span>' if display else found
 

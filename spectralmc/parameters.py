@@ -150,7 +150,8 @@ class ParameterSpace:
         refuse_unknown(self.logarithmic or (), self.box)
         for name in self.logarithmic or ():
             real(f"lower bound of logarithmic {name}", self.box[name][0], "positive")
-        self.at({name: (low + high) / 2 for name, (low, high) in self.box.items()})  # the process checks its own rules
+        for end in (0, 1):  # the process checks its own rules
+            self.at({name: bounds[end] for name, bounds in self.box.items()})
 
     @property
     def free(self) -> tuple[str, ...]:
@@ -190,8 +191,8 @@ class ParameterSpace:
     def check(self, points: Mapping[str, Tensor]) -> None:
         """Refuse points outside the box (``ValueError`` that names the parameter, its bounds and the value)."""
         for name, (low, high) in self.box.items():
-            margin = 1e-6 * max(abs(low), abs(high))  # float32 parameters on the edge are inside
-            outside = (points[name] < low - margin) | (points[name] > high + margin) | points[name].isnan()
+            below, above = low - 1e-6 * abs(low), high + 1e-6 * abs(high)  # float32 parameters on the edge are inside
+            outside = (points[name] < below) | (points[name] > above) | points[name].isnan()
             if bool(outside.any()):
                 bad = points[name].detach()[outside].flatten()[0].item()
                 raise ValueError(f"{name} must lie in the trained box [{low:g}, {high:g}]; got {bad:g}: train on a wider box")

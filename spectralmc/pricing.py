@@ -21,8 +21,8 @@ def cos_price(distribution: Distribution, log_moneyness: Number, kind: Literal["
 
     Shapes: ``log_moneyness`` k = ln(K/F) as (), (L,) or batch + (L,); prices batch + (L,), or batch for a single k.
 
-    Accuracy: rounding plus the truncation of the series, below 1e-12 of the forward where φ decays within the grid and the density
-    within ±L standard deviations.
+    Accuracy: rounding plus the truncation of the series, below 1e-12·max(1, e^k) of the forward where φ decays within the grid and the
+    density within ±L standard deviations; an error of φ can take a price out of its no-arbitrage bounds by as much.
 
     Raises
     ------

@@ -10,14 +10,14 @@ Schema 1, one JSON object; every key is always there:
     reason      why it failed, one sentence, else null
     error       {"cell": number from 1 or null, "ename": exception, "evalue": message}, else null
     parameters  {name: value}, the notebook's defaults included
-    verdicts    [{"claim", "measured", "bound", "at_least", "unit", "holds"}]
-    scalars     {name: number}; what is not finite is text
+    verdicts    [{"claim", "measured", "relation" ("<=" or ">="), "bound", "unit", "holds"}]
+    scalars     {name: number, text, true or false}; a number that is not finite is text
     seconds     wall time
     started     UTC, ISO 8601
     versions    {"spectralmc", "python", "torch", "numpy"}
     commit      of the notebook's clone, "-dirty" where it was changed, or null
     seed        the parameter of that name, or null
-    device      "cpu" or "cuda"
+    device      "cpu", or the name of the GPU
     inputs      SHA-256 of notebook and parameters
     files       {"ipynb", "html"}: file names beside the record
 """
@@ -61,8 +61,8 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
 class Records:
     """Records as a table; as the last expression of a cell it shows itself.
 
-    ``records["mean_bp"]`` is one column: a field of the record, a parameter, or a scalar (``parameter.NAME`` where both have the name);
-    None where a run has no such entry.
+    ``records["mean_bp"]`` is one column: a field of the record, a parameter, or a scalar (``parameter.NAME``, ``scalar.NAME`` where the
+    name is taken); None where a run has no such entry.
     """
 
     rows: tuple[dict[str, Any], ...]
@@ -119,7 +119,8 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
     fields |= {"verdicts": len(holds), "holding": sum(holds), "device": record["device"], "commit": record["commit"]}
     taken = fields.keys() | record["scalars"].keys()
     parameters = {f"parameter.{name}" if name in taken else name: value for name, value in record["parameters"].items()}
-    return {**fields, **parameters, **record["scalars"]}
+    scalars = {f"scalar.{name}" if name in fields else name: value for name, value in record["scalars"].items()}
+    return {**fields, **parameters, **scalars}
 
 
 def _shown(value: Any) -> str:

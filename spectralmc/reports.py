@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -95,9 +96,10 @@ def _stored(task: Plan, out: Path) -> dict[str, Any] | None:
 
 
 def _finished(task: Plan, out: Path) -> dict[str, Any] | None:
-    record = _stored(task, out)
+    record, now = _stored(task, out), blank(task)
+    same = record and all(record[name] == now[name] for name in ("versions", "commit"))  # older code may say otherwise
     whole = record and record["status"] == "done" and all((out / file).is_file() for file in record["files"].values())
-    return record if whole else None
+    return record if same and whole else None
 
 
 def _each(tasks: list[Plan], out: Path, workers: int) -> Iterator[dict[str, Any]]:
@@ -107,15 +109,31 @@ def _each(tasks: list[Plan], out: Path, workers: int) -> Iterator[dict[str, Any]
         return
     pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=multiprocessing.get_context("spawn"))
     futures: dict[Future[dict[str, Any]], Plan] = {pool.submit(_attempt, task, out): task for task in tasks}
+    lost: list[Plan] = []
     try:
         with terminable():
-            yield from (future.result() for future in as_completed(futures))
+            for future in as_completed(futures):
+                try:
+                    yield future.result()
+                except BrokenProcessPool:  # one worker was killed, and the pool with it
+                    lost.append(futures[future])
     except BaseException:
         for worker in multiprocessing.active_children():
             worker.terminate()  # each marks the cell it was in and ends
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+    yield from (_alone(task, out) for task in lost)
+
+
+def _alone(task: Plan, out: Path) -> dict[str, Any]:
+    """Run a task in a worker of its own, so that it takes nobody with it."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(_attempt, task, out).result()
+        except BrokenProcessPool:
+            (out / f"{task.name}.part.ipynb").unlink(missing_ok=True)
+            return {**blank(task), "status": "failed", "reason": "its worker process was killed; give it more memory or smaller parameters"}
 
 
 def _attempt(task: Plan, out: Path) -> dict[str, Any]:
@@ -123,3 +141,6 @@ def _attempt(task: Plan, out: Path) -> dict[str, Any]:
         return perform(task, out).record
     except OSError as failure:  # not even the record could be written
         return {**blank(task), "status": "failed", "reason": f"its files could not be written: {failure}"}
+    except Exception as failure:  # of the program, not of the notebook: the other runs go on
+        (out / f"{task.name}.part.ipynb").unlink(missing_ok=True)
+        return {**blank(task), "status": "failed", "reason": f"{type(failure).__name__} while its files were made: {failure}"}

@@ -18,6 +18,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import platform
 import re
 import signal
@@ -43,11 +44,12 @@ from spectralmc import __version__, pages
 from spectralmc.engine import NAME as ENGINE
 from spectralmc.records import SCHEMA
 from spectralmc.verdicts import MIME
+from spectralmc.verdicts import SCHEMA as PAYLOAD
 
 _KINDS: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 _INTERVAL = re.compile(r",?\s*\bin\s*([\[(])\s*([-+.\w]+)\s*,\s*([-+.\w]+)\s*([\])])\s*$")
 _EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")  # 1e-3 is text to YAML 1.1, a number to everybody else
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"(?!index$)[A-Za-z0-9][A-Za-z0-9_-]*")  # no dot: NAME.failed.html must be of no other run
 
 
 class InputError(ValueError):
@@ -177,7 +179,7 @@ def read_values(notebook: Path | str, pairs: list[str]) -> dict[str, Any]:
             raise InputError(f"a parameter must be given as name=value; got {pair!r}")
         try:
             values[name] = text if name in known and known[name].type == "str" else yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):  # YAML takes 2024-13-45 for a date
             raise InputError(f"parameter {name} must be a number, a word or a list like [1, 2]; got {text!r}") from None
     return values
 
@@ -186,18 +188,23 @@ def read_values(notebook: Path | str, pairs: list[str]) -> dict[str, Any]:
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
-    """Let a request to terminate end a run as Ctrl-C does, and Ctrl-C too where a shell has made us deaf to it."""
+def terminable() -> Iterator[list[int]]:
+    """Let a request to terminate end a run as Ctrl-C does, and Ctrl-C too where a shell has made us deaf to it.
 
-    def interrupt(*_: Any) -> None:
+    The list holds the signals that came: a cell may raise ``KeyboardInterrupt`` by itself.
+    """
+    came: list[int] = []
+
+    def interrupt(number: int, _: Any) -> None:
+        came.append(number)
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
+        yield came  # only the main thread may handle signals
         return
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -237,7 +244,7 @@ def plan(notebook: Path | str, parameters: dict[str, Any] | None = None, timeout
     full = {**{known.name: known.accept(known.default) for known in parameters_of(node).values()}, **given}
     name = path.stem if name is None else name
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise InputError(f"name of a run must be of letters, digits, '.', '_' and '-'; got {name!r}")
+        raise InputError(f"name of a run must be of letters, digits, '_' and '-', and not 'index'; got {name!r}")
     usable = isinstance(timeout, int | float) and not isinstance(timeout, bool) and 0 < timeout < math.inf
     if timeout is not None and not usable:
         raise InputError(f"timeout must be positive (seconds); got {timeout!r}")
@@ -272,7 +279,7 @@ def perform(task: Plan, out: Path) -> Result:
     record["started"] = datetime.now(UTC).isoformat(timespec="seconds")
     clock = time.monotonic()
     error = None
-    with terminable():
+    with terminable() as interrupted:
         try:
             papermill.execute_notebook(
                 copy.deepcopy(task.notebook),
@@ -295,7 +302,7 @@ def perform(task: Plan, out: Path) -> Result:
         record["error"] = record["error"] or error
         record |= _judged(record)
         _keep(record, executed, part, task.path.parent)
-    if record["error"] and record["error"]["ename"] == "KeyboardInterrupt":
+    if interrupted:
         raise KeyboardInterrupt
     return Result(record, out)
 
@@ -362,6 +369,7 @@ def _found_in(notebook: Any) -> dict[str, Any]:
     outputs = [(number, output) for number, cell in enumerate(own, 1) for output in cell.get("outputs", [])]
     errors = [(number, output) for number, output in outputs if output.output_type == "error"]
     payloads = [output.data[MIME] for _, output in outputs if MIME in output.get("data", {})]
+    payloads = [payload for payload in payloads if isinstance(payload, dict) and payload.get("schema") == PAYLOAD]  # ours, not alike
     found: dict[str, Any] = {"error": None, "verdicts": {}, "scalars": {}, "device": "cpu"}
     for number, output in errors[:1]:
         found["error"] = {"cell": number, "ename": output.ename, "evalue": output.evalue}
@@ -406,7 +414,7 @@ def _keep(record: dict[str, Any], executed: Any, part: Path, folder: Path) -> No
 
 def write(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.tmp")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(path)
@@ -420,7 +428,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"file {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"file {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if found is not None and (not isinstance(found, dict) or not all(isinstance(key, str) for key in found)):
         raise InputError(f"file {path} must hold 'name: value' lines; got a {type(found).__name__}")

@@ -87,11 +87,13 @@ def empirical_characteristic_function(sample: SampleLike | Number, frequency: Nu
         raise ValueError(f"frequency must be (K,) or (B, K) with B = {len(x)}; got shape {tuple(u.shape)}")
     rows = max(len(x), len(u) if u.ndim == 2 else 1)
     x, u = x.expand(rows, -1), u.expand(rows, -1)
-    means = _group_means(x, u, max(groups, 1), grid)  # (B, R, K)
-    value = means.mean(1)
+    means = _group_means(x, u, max(groups, 1), grid)  # of e^{iuX} − 1, (B, R, K)
+    less = means.mean(1)
+    value = 1 + less
     if groups:
-        return Estimate(value, torch.sqrt((means - value[:, None]).abs().square().sum(1) / (groups * (groups - 1))))
-    return Estimate(value, torch.sqrt((1 - value.abs().square()).clamp(min=0) / (x.shape[1] - 1)))
+        return Estimate(value, torch.sqrt((means - less[:, None]).abs().square().sum(1) / (groups * (groups - 1))))
+    variance = -2 * less.real - less.abs().square()  # 1 − |φ̂|², which would cancel at small u
+    return Estimate(value, torch.sqrt(variance.clamp(min=0) / (x.shape[1] - 1)))
 
 
 def _outcomes(sample: SampleLike | Number) -> tuple[Tensor, int]:
@@ -106,24 +108,28 @@ def _outcomes(sample: SampleLike | Number) -> tuple[Tensor, int]:
 
 
 def _group_means(x: Tensor, u: Tensor, groups: int, grid: bool) -> Tensor:
-    """Mean of e^{iuX} over each of R consecutive runs of paths: (B, N), (B, K) → (B, R, K)."""
+    """Mean of e^{iuX} − 1 over each of R consecutive runs of paths: (B, N), (B, K) → (B, R, K)."""
     runs = x.unflatten(1, (groups, -1)).transpose(0, 1)
     total = torch.stack([_phase_sum(run, u, grid) for run in runs], 1)
     return total / (x.shape[1] // groups)
 
 
 def _phase_sum(x: Tensor, u: Tensor, grid: bool) -> Tensor:
-    """Σ_j e^{iu x_j}: (B, N), (B, K) → (B, K), block by block of paths in fixed order."""
+    """Σ_j (e^{iu x_j} − 1): (B, N), (B, K) → (B, K), block by block of paths in fixed order."""
     total = torch.zeros(u.shape, dtype=x.dtype.to_complex())
     for block in x.split(_BLOCK, 1):
         for row in range(len(x)):
-            phases = powers(block[row] * u[row, 0], u.shape[1]) if grid else _phases(u[row, :, None] * block[row])
+            phases = powers(block[row] * u[row, 0], u.shape[1]) - 1 if grid else _phases_less_one(u[row, :, None] * block[row])
             total[row] += phases.sum(-1)
     return total
 
 
 def _phases(angle: Tensor) -> Tensor:
     return torch.polar(torch.ones_like(angle), angle)
+
+
+def _phases_less_one(angle: Tensor) -> Tensor:
+    return torch.complex(-2 * torch.sin(angle / 2).square(), torch.sin(angle))
 
 
 def powers(angle: Tensor, size: int) -> Tensor:

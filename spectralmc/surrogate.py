@@ -6,7 +6,7 @@ import importlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,7 +23,7 @@ from spectralmc.parameters import Market, ParameterSpace, refuse_unknown
 from spectralmc.pricing import cos_price
 from spectralmc.processes import TimeGrid
 from spectralmc.spectrum import FrequencyGrid
-from spectralmc.validation import Number, one_of, real
+from spectralmc.validation import Number, count, one_of, real
 
 _FORMAT = "spectralmc-surrogate-1"
 Parameters = Mapping[str, Number]
@@ -62,6 +62,7 @@ class Problem:
     grid: FrequencyGrid
 
     def __post_init__(self) -> None:
+        count("time_steps", self.time_steps)
         missing = [] if hasattr(self.space.process, "integrated_variance") else ["integrated_variance"]
         missing += [] if hasattr(self.functional, "control") else ["control"]
         known = hasattr(self.functional, "forward") or getattr(self.space.process, "lognormal", False)
@@ -94,7 +95,7 @@ class Problem:
         if not hasattr(process, "features"):
             return self.space.unit(points)
         columns = process.features(points["maturity"])
-        if "carry" in self.space.free:
+        if "carry" in self.space.free and getattr(self.functional, "depends_on_carry", True):
             columns = torch.cat([columns, (points["carry"] * points["maturity"])[:, None]], 1)
         return torch.as_tensor(columns)
 
@@ -167,7 +168,10 @@ class Surrogate:
             as `distribution`; an unknown kind.
         """
         law = self.distribution(parameters, maturity, carry)
-        value = cos_price(law, log_moneyness, kind)
+        put = cos_price(law, log_moneyness, "put")
+        strike = torch.exp(real("log_moneyness", log_moneyness).double())
+        put = torch.minimum(torch.maximum(put, (strike - 1).clamp(min=0)), strike)  # its no-arbitrage bounds
+        value = put if one_of("kind", kind, ("call", "put")) == "put" else put + 1 - strike
         scale = law.scale if value.ndim == law.scale.ndim else law.scale[..., None]
         return Price(value, (self.relative_error * scale).expand(value.shape))
 
@@ -305,20 +309,30 @@ def load(path: str | os.PathLike[str], process: type[Any] | None = None, functio
     said = d.get("format") if isinstance(d, dict) else d
     if said != _FORMAT:
         raise ValueError(f"{str(path)!r} is not a surrogate of format {_FORMAT}; it says {said!r}")
+    try:
+        return _rebuilt(d, tensors, process, functional)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{str(path)!r} is damaged: {error!r}") from None
+
+
+def _rebuilt(d: dict[str, Any], tensors: dict[str, Tensor], process: type[Any] | None, functional: Functional | None) -> Surrogate:
+    given = {"process": process.__name__ if process else None, "functional": type(functional).__name__ if functional else None}
+    for role, name in given.items():
+        if name not in (None, d[role]):
+            raise ValueError(f"the model was trained with {role} {d[role]!r}; got {name!r}")
     law = process or _named_class("spectralmc.processes", d["process"])
     outcome = functional or _named_class("spectralmc.functionals", d["functional"])(**d["functional_parameters"])
     box = {name: low if low == high else (low, high) for name, (low, high) in d["box"].items()}
     maturity, carry = box.pop("maturity"), box.pop("carry")
     space = ParameterSpace(law, box, maturity, carry, tuple(d["logarithmic"]))
-    network = SpectralNetwork(**d["network"], dtype=torch.complex128)
-    try:
-        centre, spread = tensors["centre"], tensors["spread"]
-        own = network.state_dict()
-        network.load_state_dict({n: torch.view_as_complex(tensors[n]) if own[n].is_complex() else tensors[n] for n in own})
-    except (KeyError, RuntimeError) as error:
-        raise ValueError(f"{str(path)!r} is damaged: {error}") from None
-    network.requires_grad_(False)
+    width, first, last = d["network"]["width"], tensors["inner.0.weight"], tensors["readout.weight"]
+    if first.shape[0] != width or last.shape[1] != 2 * width or f"inner.{d['network']['depth']}.weight" not in tensors:
+        raise KeyError("the network described is not the one stored")  # before it is made, however large it says it is
+    network = SpectralNetwork(**d["network"], dtype=torch.complex128).requires_grad_(False)
+    own = network.state_dict()
+    network.load_state_dict({n: torch.view_as_complex(tensors[n]) if own[n].is_complex() else tensors[n] for n in own})
     problem = Problem(space, outcome, d["time_steps"], FrequencyGrid(**d["grid"]))
+    centre, spread = tensors["centre"], tensors["spread"]
     return Surrogate(problem, network, centre, spread, d["gaussian_base"], d["relative_error"], d["record"])
 
 
@@ -336,8 +350,9 @@ def _common_shape(columns: Mapping[str, Tensor]) -> torch.Size:
 
 
 def _named_class(module: str, name: str) -> Any:
-    known = importlib.import_module(module)
-    public = [n for n in vars(known) if isinstance(getattr(known, n), type) and not n.startswith("_")]
-    if name not in public:
+    """Return a process or functional of ours by name: never another class that the module happens to see."""
+    found = getattr(importlib.import_module(module), name, None) if name.isidentifier() and not name.startswith("_") else None
+    ours = isinstance(found, type) and is_dataclass(found) and found.__module__.startswith(module)
+    if not ours or not (hasattr(found, "schemes") or hasattr(found, "finish")):
         raise ValueError(f"the model is of {name!r}, which {module} does not have: pass your own class to load")
-    return getattr(known, name)
+    return found

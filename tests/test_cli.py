@@ -133,7 +133,11 @@ def test_the_device_check_has_a_remedy_for_every_cross(capsys: pytest.CaptureFix
     [
         (KeyboardInterrupt(), 130, "spectralmc: interrupted\n"),
         (OSError(28, "No space left on device", "x"), 1, "spectralmc: error: No space left on device: x\n"),
-        (ModuleNotFoundError(name="papermill"), 1, "spectralmc: error: papermill is not installed: pip install 'spectralmc[batch]'\n"),
+        (
+            ModuleNotFoundError(name="papermill"),
+            1,
+            "spectralmc: error: papermill is not installed: in the clone, pip install -e '.[batch]'\n",
+        ),
         (runner.InputError("a\nb"), 2, "spectralmc: error: a\nspectralmc: error: b\n"),
     ],
 )

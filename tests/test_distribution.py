@@ -359,3 +359,29 @@ def test_a_slowly_decaying_law_is_cut_at_a_bounded_number_of_frequencies() -> No
     assert float(law.cdf([0.0])) == pytest.approx(0.5, abs=1e-12)
     x = f64(-1.0)
     torch.testing.assert_close(law.cdf(x), torch.exp(math.sqrt(2) * x) / 2, rtol=0, atol=1e-6)
+
+
+def test_the_gradient_of_a_quantile_is_that_of_the_root() -> None:
+    levels = torch.tensor([0.01, 0.05, 0.5, 0.99], dtype=torch.float64)
+
+    def quantiles(scale: torch.Tensor) -> torch.Tensor:
+        w = smc.FrequencyGrid(16.0, 64)
+        skew = torch.exp(-(w.frequency**2) / 2 - 0.02j * scale * w.frequency**3)  # φ depends on the parameter, not only m and s
+        return smc.Distribution(skew, w, -(scale**2) / 2, scale).quantile(levels)
+
+    at, step = torch.tensor(0.3, dtype=torch.float64, requires_grad=True), 1e-5
+    slope = torch.stack([torch.autograd.grad(q, at, retain_graph=True)[0] for q in quantiles(at)])
+    with torch.no_grad():
+        difference = (quantiles(at + step) - quantiles(at - step)) / (2 * step)
+    torch.testing.assert_close(slope, difference, rtol=0, atol=1e-6)
+
+
+def test_the_expected_shortfall_never_exceeds_the_quantile_even_of_a_poor_law() -> None:
+    law = asian().distribution({"volatility": 0.3}, 1.0, 0.02)
+    p = torch.tensor([1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.5], dtype=torch.float64)
+    assert bool((law.expected_shortfall(p) <= law.quantile(p)).all())
+
+
+def test_values_that_are_not_complex_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"values must be complex, φ at the frequencies of the grid; got torch.float64"):
+        smc.Distribution(torch.zeros(8).double(), smc.FrequencyGrid(16.0, 8), f64(0.0)[0], f64(1.0)[0])

@@ -253,3 +253,19 @@ def test_too_many_points_or_dimensions_are_refused() -> None:
         Draws(1, "sobol", randomizations=1).points_each(1 << 31)
     with pytest.raises(ValueError, match=r"steps × factors must be at most 21201 for Sobol points; got 21202: use fewer"):
         normals(Draws(1, "sobol"), range(1), range(16), steps=21202)
+
+
+@pytest.mark.parametrize("sampling", ["independent", "sobol"])
+def test_designs_of_parameters_share_no_number_with_the_paths(sampling: str) -> None:
+    draws = Draws(5, sampling, randomizations=1, stream=2)
+    design = draws.uniforms(range(64), 2)
+    paths = torch.special.ndtr(torch.stack(list(draws.normals(range(1), range(64), 2)))[:, 0, 0].T)
+    assert not bool(torch.isclose(design[:, :, None], paths[:, None, :], rtol=0, atol=1e-9).any())
+
+
+@pytest.mark.parametrize(
+    ("sets", "paths"), [(range(-1, 1), range(4)), (range(2**32, 2**32 + 1), range(4)), (range(1), range(2**32, 2**32 + 4))]
+)
+def test_addresses_beyond_the_counter_are_refused(sets: range, paths: range) -> None:
+    with pytest.raises(ValueError, match=r"(parameter set|path) numbers must lie in \[0, 2\*\*32\)"):
+        Draws(1).normals(sets, paths, 1)

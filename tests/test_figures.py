@@ -26,6 +26,7 @@ ALL = figures.Curves(X, exact=X**2, empirical=X**2 + 0.01, error=0.02 + 0 * X, l
 ESTIMATE = Estimate((PHI + 0.01)[None], 0.02 + 0 * X[None])
 SERIES = {"plain": (X**-0.5, 0.1 * X), "sobol": (X**-1.0, 0.1 * X)}
 LABEL = figures.axis("size", "N", "–")
+PAIR = X.expand(2, 8)
 
 MAKERS: dict[str, Callable[[], Figure]] = {
     "density": lambda: figures.density(ALL),
@@ -38,6 +39,7 @@ MAKERS: dict[str, Callable[[], Figure]] = {
     "fan": lambda: figures.fan(X, X[None], 0.1 * X[None], X[None], torch.rand(3, 8), [0.5]),
     "convergence": lambda: figures.convergence(X, SERIES, LABEL, LABEL),
     "levels": lambda: figures.levels(X, {"loss": X}, LABEL, LABEL),
+    "smiles": lambda: figures.smiles(PAIR, PAIR**2, [0.1, 0.2], ["14 days", "700 days"], flagged=PAIR > 0.5),
     "errors": lambda: figures.errors(X, torch.rand(9, 8), LABEL, bound=0.5),
 }
 COMPARISONS = ["density", "cdf", "prices", "compare", "without residuals", "characteristic"]
@@ -112,6 +114,14 @@ def test_markers_at_their_own_places_are_compared_with_the_curve_there() -> None
 def test_residuals_of_markers_alone_are_refused() -> None:
     with pytest.raises(ValueError, match="need an exact or a learned curve"):
         figures.density(figures.Curves(X, empirical=X, error=X))
+
+
+def test_smiles_ring_the_flagged_quotes_and_draw_the_flat_volatility_of_each_panel() -> None:
+    for ax, level in zip(MAKERS["smiles"]().axes, (0.1, 0.2), strict=True):
+        drawn = {line.get_label(): line for line in ax.lines}
+        assert np.asarray(drawn["at the money, flat"].get_ydata()) == pytest.approx(level)
+        assert np.asarray(drawn["flagged"].get_xdata()) == pytest.approx(X[X > 0.5].numpy())
+        assert len(np.asarray(drawn["quoted"].get_xdata())) == len(X)
 
 
 def test_the_fitted_slope_is_that_of_a_power() -> None:

@@ -168,7 +168,7 @@ def test_at_makes_the_process_of_these_points() -> None:
             {"bounds": {"volatility": (0.5, 0.5)}},
             "bounds of volatility must satisfy lower < upper; got (0.5, 0.5): give a number to fix it",
         ),
-        ({"bounds": {"volatility": (-0.5, 0.1)}}, "volatility must be positive (per sqrt(year)); got -0.2"),
+        ({"bounds": {"volatility": (-0.5, 0.1)}}, "volatility must be positive (per sqrt(year)); got -0.5"),
         ({"bounds": {"volatility": (0.1, math.nan)}}, "upper bound of volatility must be finite; got nan"),
         ({"bounds": {"volatility": (math.inf, 1.0)}}, "lower bound of volatility must be finite; got inf"),
         ({"maturity": (0.0, 1.0)}, "maturity must be positive (years); got 0.0"),

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import nbformat
 import pytest
+from conftest import notebook
 
 import spectralmc as smc
+from spectralmc import runner
 from spectralmc.records import KEYS, SCHEMA, read_record
 
 
 def store(folder: Path, name: str, **changes: object) -> Path:
     """Write a record with every key of the schema."""
-    verdicts = [{"claim": "c", "measured": 1.0, "bound": 2.0, "at_least": False, "unit": "", "holds": True}]
+    verdicts = [{"claim": "c", "measured": 1.0, "bound": 2.0, "relation": "<=", "unit": "", "holds": True}]
     filled = dict.fromkeys(KEYS) | {"schema": SCHEMA, "name": name, "status": "done", "seconds": 1.5, "device": "cpu"}
     filled |= {"parameters": {"steps": 7, "bp": 1}, "scalars": {"bp": 0.25}, "verdicts": verdicts} | changes
     path = folder / f"{name}.json"
@@ -32,6 +35,18 @@ def test_a_folder_of_records_is_a_table_in_order_of_names(tmp_path: Path) -> Non
     assert table["parameter.bp"] == [1, 1]
     assert table["steps"] == [7, 7]
     assert (len(table), len(list(table))) == (2, 2)
+
+
+def test_a_scalar_does_not_hide_a_field(tmp_path: Path) -> None:
+    store(tmp_path, "a", scalars={"seconds": 9.0})
+    table = smc.load_records(tmp_path)
+    assert (table["seconds"], table["scalar.seconds"]) == ([1.5], [9.0])
+
+
+def test_the_record_of_a_run_has_the_keys_of_the_schema(tmp_path: Path) -> None:
+    book = tmp_path / "book.ipynb"
+    nbformat.write(notebook(), book)
+    assert set(runner.blank(runner.plan(book))) == set(KEYS)
 
 
 def test_the_table_shows_itself_as_text_and_as_html(tmp_path: Path) -> None:

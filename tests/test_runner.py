@@ -218,11 +218,14 @@ def test_formulae_become_mathml_and_code_stays(tmp_path: Path) -> None:
     assert "formula" not in text.split("<main>")[1]
 
 
+ACTIVE = r"<script>2</script> $\text{<meta/http-equiv=refresh/content='0;url=//x'>}$ $\text{<img/src=x>}$"
+
+
 def test_active_content_of_a_notebook_is_shown_not_run(tmp_path: Path) -> None:
     cell = nbformat.v4.new_code_cell("x", outputs=[nbformat.v4.new_output("display_data", {"text/html": "<Script>1</script><meta x>"})])
     javascript = nbformat.v4.new_output("display_data", {"application/javascript": "alert(1)"})
     cell.outputs.append(javascript)
-    book = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_markdown_cell("<script>2</script>")])
+    book = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_markdown_cell(ACTIVE)])
     body = pages.page(book, blank(book), tmp_path).split("<body>")[1]
     assert not re.findall("<(?:script|meta)", body, re.I)
     assert "alert" not in body
@@ -269,9 +272,31 @@ def test_resume_runs_only_what_is_not_done_or_has_changed(reported: Path, monkey
     assert "good" in ran
 
 
+def test_resume_does_not_trust_what_older_code_made(reported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (task,) = (task for task in reports.plans(reported.parent / "notebooks" / "runs") if task.name == "good")
+    assert reports._finished(task, reported) is not None
+    monkeypatch.setattr(runner, "__version__", "99")
+    assert reports._finished(task, reported) is None
+
+
+def test_a_killed_worker_takes_no_other_run_with_it(tmp_path: Path, stored: Store) -> None:
+    stored(f"import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\n{SLEEP}", name="killer")
+    stored("1", name="victim")
+    (tmp_path / "runs").mkdir()
+    for name in ("killer", "victim"):
+        (tmp_path / "runs" / f"{name}.yaml").write_text(f"notebook: {name}.ipynb\ntimeout: 20")
+    found = {r["name"]: r for r in reports.report(tmp_path / "out", runs=tmp_path / "runs", workers=2)}
+    assert found["victim"]["status"] == "done"
+    assert found["killer"]["reason"] == "its worker process was killed; give it more memory or smaller parameters"
+    assert "its worker process was killed" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("notebook: book.ipynb\nname: index", "a.yaml: name of a run must be of letters, digits, .* and not 'index'; got 'index'"),
+        ("notebook: book.ipynb\nname: b.failed", "a.yaml: name of a run must be of letters, .* got 'b.failed'"),
+        ("notebook: book.ipynb\nparameters: {seed: 2024-13-45}", "file .*a.yaml is not valid YAML"),
         ("notebook: absent.ipynb", "a.yaml: notebook .*absent.ipynb does not exist"),
         ("notebook: book.ipynb\nparameters: {pahts: 1}", "a.yaml: unknown parameter 'pahts'; did you mean 'paths'"),
         ("notebook: book.ipynb\nparameter: {}", "a.yaml: unknown entry 'parameter'; a run has notebook, parameters, name, timeout"),
@@ -314,8 +339,10 @@ def instant(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ends: list[str] = []
 
     def execute(node: Any, output: str, *_: Any, **__: Any) -> None:
+        if ends == ["interrupt"]:
+            signal.raise_signal(signal.SIGINT)
         if ends:
-            raise {"full": OSError(28, "No space left on device"), "interrupt": KeyboardInterrupt()}[ends[0]]
+            raise {"full": OSError(28, "No space left on device"), "odd": RecursionError("too deep"), "own": KeyboardInterrupt()}[ends[0]]
         nbformat.write(node, output)
 
     monkeypatch.setattr(papermill, "execute_notebook", execute)
@@ -339,6 +366,21 @@ def test_an_interrupted_run_is_written_down_and_goes_on_interrupting(stored: Sto
         runner.run(path, out=tmp_path / "out")
     assert record(tmp_path / "out", "book")["reason"] == "KeyboardInterrupt: interrupted before the first cell"
     assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+def test_an_interrupt_that_nobody_sent_is_a_failure_like_others(stored: Store, tmp_path: Path, instant: list[str]) -> None:
+    instant.append("own")
+    assert runner.run(stored(), out=tmp_path / "out").record["status"] == "failed"
+
+
+def test_a_fault_of_the_program_does_not_end_the_report(stored: Store, tmp_path: Path, instant: list[str]) -> None:
+    stored()
+    instant.append("odd")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "book.yaml").write_text("notebook: book.ipynb")
+    (found,) = reports.report(tmp_path / "out", runs=tmp_path / "runs")
+    assert found["status"] == "failed"
+    assert "too deep" in found["reason"]
 
 
 @pytest.mark.usefixtures("instant")

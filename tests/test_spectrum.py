@@ -189,3 +189,12 @@ def test_one_randomization_has_no_error_and_is_refused() -> None:
 def test_bad_grids_are_refused(arguments: dict[str, float], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         smc.FrequencyGrid(**arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_standard_error_keeps_its_digits_at_small_frequencies(dtype: torch.dtype) -> None:
+    """√(1 − |φ̂|²) is u·s to first order; written that way it would round to 0."""
+    x = torch.randn(1, 4096, dtype=dtype, generator=torch.Generator().manual_seed(1)) * 0.2
+    u = torch.tensor([1e-9, 1e-6, 1e-4], dtype=dtype)
+    error = smc.empirical_characteristic_function(x, u).standard_error[0]
+    torch.testing.assert_close(error, u * x.std() / 4096**0.5, rtol=1e-3, atol=0)

@@ -301,7 +301,23 @@ def test_a_model_of_ones_own_process_needs_it_to_load(tmp_path: Path) -> None:
     path = rewritten(tmp_path / "own", functional="Mine")
     with pytest.raises(ValueError, match=r"^the model is of 'Mine', which spectralmc\.functionals does not have"):
         smc.load(path)
-    assert smc.load(path, functional=smc.Terminal()).problem.functional == smc.Terminal()
+    with pytest.raises(ValueError, match="the model was trained with functional 'Mine'; got 'Terminal'"):
+        smc.load(path, functional=smc.Terminal())
+    with pytest.raises(ValueError, match="the model was trained with process 'BlackScholes'; got 'Own'"):
+        smc.load(path, process=Own)
+
+
+@pytest.mark.parametrize("name", ["Tensor", "Any", "TimeGrid", "Scheme", "Protocol", "__builtins__", "os.system"])
+@pytest.mark.parametrize("role", ["process", "functional"])
+def test_only_processes_and_functionals_of_ours_are_made_from_a_file(tmp_path: Path, role: str, name: str) -> None:
+    with pytest.raises(ValueError, match=f"the model is of {re.escape(repr(name))}, which"):
+        smc.load(rewritten(tmp_path / "odd", **{role: name}))
+
+
+@pytest.mark.parametrize("change", [{"network": {"width": 10**7}}, {"box": None}, {"grid": {"K": 3}}, {"time_steps": "many"}])
+def test_a_tampered_description_is_damage(tmp_path: Path, change: dict[str, object]) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        smc.load(rewritten(tmp_path / "odd", **change))
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

@@ -44,11 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         return _complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", FAILED)
     except ValueError as error:
-        from spectralmc.runner import InputError
+        from spectralmc.runner import InputError, NotFoundError
 
         if not isinstance(error, InputError):
             raise  # ours to mend, so whole
-        return _complain(str(error), WRONG)
+        return _complain(str(error), FAILED if isinstance(error, NotFoundError) else WRONG)
 
 
 def _parser() -> _Parser:

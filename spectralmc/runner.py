@@ -56,6 +56,10 @@ class InputError(ValueError):
     """What the user gave cannot be used; nothing was run. The message is one sentence for the command line."""
 
 
+class NotFoundError(InputError):
+    """A file that was named is not there."""
+
+
 # Parameters ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -108,7 +112,7 @@ def read_notebook(path: Path | str) -> Any:
     try:
         return nbformat.reads(Path(path).read_text(encoding="utf-8"), as_version=4)
     except FileNotFoundError:
-        raise InputError(f"notebook {path} does not exist") from None
+        raise NotFoundError(f"notebook {path} does not exist") from None
     except OSError as error:
         raise InputError(f"notebook {path} cannot be read: {error.strerror}") from None
     except Exception:
@@ -426,6 +430,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping that a YAML file holds, or refuse the file (``InputError``)."""
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise NotFoundError(f"file {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"file {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except (yaml.YAMLError, ValueError) as error:

@@ -28,11 +28,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
     options = _parser().parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # an ASCII locale loses a letter, not the run
     try:
         status = int(options.command(options))
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None where it was closed
+            sys.stdout.flush()
         return status
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)

@@ -103,7 +103,12 @@ class Distribution:
         return self.mass[..., None] * shifted + (1 - self.mass[..., None]) * torch.exp(1j * u * self.atom[..., None])
 
     def density(self, log_return: Number) -> Tensor:
-        """Return the density of the continuous part at ``log_return`` (J,) or batch + (J,), per unit of X; it integrates to ``mass``."""
+        """Return the density of the continuous part, per unit of X; it integrates to ``mass``.
+
+        Shapes: ``log_return`` (J,) or batch + (J,) to batch + (J,); a single number to batch.
+        """
+        if torch.as_tensor(log_return).ndim == 0:
+            return self.density(real("log_return", log_return)[None])[..., 0]
         z = self._standardised(log_return)
         phases = torch.exp(-1j * z[..., None] * self._w)
         series = (1 + 2 * (phases * self.values[..., None, :]).real.sum(-1)) / (2 * self.grid.half_width)
@@ -111,7 +116,9 @@ class Distribution:
         return torch.where(inside, series, 0.0) * (self.mass / self.scale)[..., None]
 
     def cdf(self, log_return: Number) -> Tensor:
-        """Return P(X ≤ x) at ``log_return`` (J,) or batch + (J,)."""
+        """Return P(X ≤ x); shapes as `density`."""
+        if torch.as_tensor(log_return).ndim == 0:
+            return self.cdf(real("log_return", log_return)[None])[..., 0]
         x = self.aligned("log_return", log_return)
         jump = (1 - self.mass[..., None]) * (x >= self.atom[..., None])
         return self.mass[..., None] * self.partial_expectation(self._standardised(x), 0.0) + jump

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 
+from spectralmc.device import complex_of
 from spectralmc.draws import Draws
 from spectralmc.functionals import Functional, expected_outcome
 from spectralmc.processes import Scheme, TimeGrid, scheme_of
@@ -119,6 +120,7 @@ def simulate(
     >>> sample.log_outcome.shape
     torch.Size([1, 1024])
     """
+    complex_of(dtype)  # float32 or float64, or a refusal
     run = _Run(
         process, grid, draws, count("paths", paths), scheme_of(process, scheme), real("carry", carry, unit="1/year"), dtype, first_set
     )
@@ -168,10 +170,13 @@ class _Run:
         """Yield X at every fixing, (B, n)."""
         zeros = torch.zeros(self.sets, len(chunk), dtype=self.dtype)
         dt = (real("maturity", self.grid.maturity) / self.grid.steps).to(self.dtype).reshape(-1, 1)
-        state = self.process.start(zeros) if hasattr(self.process, "start") else (zeros,)
+        process = _in_columns(self.process, self.dtype)
+        state = process.start(zeros) if hasattr(process, "start") else (zeros,)
         sets = range(self.first_set, self.first_set + self.sets)
         for normals in self.draws.normals(sets, chunk, self.grid.steps, self.factors, self.dtype, self.paths):
-            state = self.scheme.step(self.process, state, dt, normals)
+            state = self.scheme.step(process, state, dt, normals)
+            if not isinstance(state, tuple) or not isinstance(state[0], Tensor) or state[0].shape != zeros.shape:
+                raise TypeError(f"the {self.scheme.name} scheme must return a tuple of (B, N) tensors, here {tuple(zeros.shape)}, X first")
             yield state[0]
 
     def stored(self, memory: int) -> Paths:
@@ -190,17 +195,31 @@ class _Run:
                 price = x + growth[:, None]
                 accumulators = [f.update(a, price) for f, a in zip(functionals, accumulators, strict=True)]
             for out, f, a in zip(outcomes, functionals, accumulators, strict=True):
-                out[:, chunk.start : chunk.stop] = f.finish(a, self.grid.steps)
+                finished = f.finish(a, self.grid.steps)
+                if finished.shape != zeros.shape:
+                    raise ValueError(
+                        f"finish of {type(f).__name__} must return (B, N), here {tuple(zeros.shape)}; got {tuple(finished.shape)}"
+                    )
+                out[:, chunk.start : chunk.stop] = finished
         return tuple(self.sample(f, out) for f, out in zip(functionals, outcomes, strict=True))
 
     def sample(self, functional: Functional, log_outcome: Tensor) -> Sample:
-        if not bool(torch.isfinite(log_outcome).all()):
-            name = f"{type(functional).__name__} under {type(self.process).__name__}"
-            raise ValueError(f"outcomes must be finite and positive; {name} gave some that are not: check parameters and scheme")
         known = expected_outcome(functional, self.process, self.grid, self.carry)
         forward = torch.exp(log_outcome).mean(1) if known is None else known
+        if not bool(torch.isfinite(log_outcome).all() & torch.isfinite(forward).all()):
+            name = f"{type(functional).__name__} under {type(self.process).__name__}"
+            raise ValueError(f"outcomes must be finite and positive; {name} gave some that are not: check parameters and scheme")
         randomizations = self.draws.randomizations if self.draws.sampling == "sobol" else 0
         return Sample(log_outcome, forward.to(self.dtype).expand(self.sets), randomizations)
+
+
+def _in_columns(process: Any, dtype: torch.dtype) -> Any:
+    """Return the process with its (B,) parameters as (B, 1) columns, so that they meet (B, N) tensors as the formulae say."""
+    if not is_dataclass(process) or isinstance(process, type):
+        return process
+    given = {f.name: getattr(process, f.name) for f in fields(process) if f.init and _numeric(getattr(process, f.name))}
+    columns = {name: value if isinstance(value, Tensor) else real(name, value) for name, value in given.items()}
+    return replace(process, **{name: value.to(dtype).reshape(-1, 1) for name, value in columns.items() if value.ndim == 1})
 
 
 def _numeric(value: Any) -> bool:

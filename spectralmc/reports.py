@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from spectralmc import pages
 from spectralmc.records import read_record
-from spectralmc.runner import InputError, Plan, blank, make_folder, perform, plan, read_yaml, terminable, write
+from spectralmc.runner import InputError, Plan, blank, make_folder, perform, plan, read_yaml, spare, terminable, write
 
 
 def plans(runs: Path | str) -> list[Plan]:
@@ -59,6 +59,8 @@ def report(
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise InputError(f"workers must be a whole number of at least 1; got {workers!r}")
     tasks, out = plans(runs), Path(out)
+    for task in tasks:
+        spare(task, out)
     make_folder(out)
     records = {task.name: (resume and _finished(task, out)) or blank(task) for task in tasks}
     waiting = [task for task in tasks if records[task.name]["status"] == "waiting"]

@@ -46,6 +46,7 @@ from spectralmc.records import SCHEMA
 from spectralmc.verdicts import MIME
 from spectralmc.verdicts import SCHEMA as PAYLOAD
 
+_ENDINGS = ("ipynb", "html", "json", "failed.ipynb", "failed.html", "part.ipynb")
 _KINDS: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 _INTERVAL = re.compile(r",?\s*\bin\s*([\[(])\s*([-+.\w]+)\s*,\s*([-+.\w]+)\s*([\])])\s*$")
 _EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")  # 1e-3 is text to YAML 1.1, a number to everybody else
@@ -273,11 +274,18 @@ def run(
     return perform(plan(notebook, parameters, timeout, name), Path(out))
 
 
+def spare(task: Plan, out: Path) -> None:
+    """Refuse (``InputError``) a folder where a run would write over its own notebook."""
+    if any((out / f"{task.name}.{ending}").resolve() == task.path.resolve() for ending in _ENDINGS):
+        raise InputError(f"folder {out} holds the notebook {task.path.name} itself; choose another folder for the results")
+
+
 def perform(task: Plan, out: Path) -> Result:
     """Make a planned run, leave its files in ``out``, and return its result."""
+    spare(task, out)
     make_folder(out)
     part = out / f"{task.name}.part.ipynb"
-    for ending in ("ipynb", "html", "json", "failed.ipynb", "failed.html", "part.ipynb"):
+    for ending in _ENDINGS:
         (out / f"{task.name}.{ending}").unlink(missing_ok=True)  # nothing older may be taken for this run's
     record = blank(task)
     record["started"] = datetime.now(UTC).isoformat(timespec="seconds")

@@ -65,7 +65,8 @@ class Problem:
         count("time_steps", self.time_steps)
         missing = [] if hasattr(self.space.process, "integrated_variance") else ["integrated_variance"]
         missing += [] if hasattr(self.functional, "control") else ["control"]
-        known = hasattr(self.functional, "forward") or getattr(self.space.process, "lognormal", False)
+        lognormal = getattr(self.space.process, "lognormal", False) and hasattr(self.functional, "lognormal_law")
+        known = hasattr(self.functional, "forward") or lognormal
         missing += [] if known else ["forward"]
         if missing:
             raise TypeError(

@@ -194,3 +194,20 @@ def test_an_interrupted_report_still_opens(stored: Store, tmp_path: Path, number
     index = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert "1 failed" in index
     assert "1 waiting" in index
+
+
+def test_a_notebook_is_never_written_over(stored: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    path = stored()
+    before = path.read_bytes()
+    assert main(["run", str(path), "--out", str(path.parent)]) == 2
+    assert "holds the notebook book.ipynb itself; choose another folder for the results" in capsys.readouterr().err
+    (path.parent / "runs").mkdir()
+    (path.parent / "runs" / "book.yaml").write_text("notebook: book.ipynb")
+    assert main(["report", "--runs", str(path.parent / "runs"), "--out", str(path.parent)]) == 2
+    assert path.read_bytes() == before
+
+
+def test_a_closed_output_is_no_fault() -> None:
+    code = "import sys; sys.stdout = None; from spectralmc.cli import main; sys.exit(main(['notebooks', '--check', 'absent']))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (1, "spectralmc: error: notebook absent does not exist\n")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from fixtures import threads
@@ -192,3 +194,59 @@ def test_a_maturity_a_parameter_or_a_carry_alone_makes_the_batch() -> None:
         batch = 4 if list in map(type, (volatility, maturity, carry)) else 1
         assert sample.log_outcome.shape == (batch, 8)
         assert sample.forward.shape == (batch,)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A process as its formula reads, without a word of batches."""
+
+    volatility: float
+    elasticity: float
+
+    def step(self, state: tuple[Tensor, ...], dt: Tensor, normals: Tensor) -> tuple[Tensor, ...]:
+        (x,) = state
+        deviation = self.volatility * torch.exp((self.elasticity - 1) * x) * dt.sqrt()
+        return (x + deviation * normals[0] - deviation**2 / 2,)
+
+
+@pytest.mark.parametrize("given", [list, torch.tensor, np.array])
+def test_a_process_written_for_one_set_runs_for_many(given: Callable[[list[float]], object]) -> None:
+    """Also where there are as many sets as paths, and a wrong broadcast would go unnoticed."""
+    volatility = [0.1, 0.2, 0.3, 0.4]
+    grid, draws = smc.TimeGrid(1.0, 3), smc.Draws(1)
+    many = smc.simulate(Plain(given(volatility), 0.5), grid, draws, 4, smc.Terminal())
+    for row, sigma in enumerate(volatility):
+        one = smc.simulate(Plain(sigma, 0.5), grid, draws, 4, smc.Terminal(), first_set=row)
+        torch.testing.assert_close(many.log_outcome[row], one.log_outcome[0], rtol=0, atol=1e-7 if given is torch.tensor else 1e-15)
+
+
+@dataclass(frozen=True)
+class Bare(Plain):
+    def step(self, state: tuple[Tensor, ...], dt: Tensor, normals: Tensor) -> Tensor:  # type: ignore[override]
+        return state[0]
+
+
+class Wrong(smc.Terminal):
+    def finish(self, accumulator: Tensor, steps: int) -> Tensor:
+        return accumulator[:, :1]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"process": Bare(0.2, 1.0)}, TypeError, r"the step scheme must return a tuple of \(B, N\) tensors, here \(1, 8\), X first"),
+        ({"functional": Wrong()}, ValueError, r"finish of Wrong must return \(B, N\), here \(1, 8\); got \(1, 1\)"),
+        ({"dtype": torch.int64}, (TypeError, ValueError), "int64"),
+        ({"carry": 1e4}, ValueError, "outcomes must be finite and positive; Terminal under BlackScholes gave some that are not"),
+    ],
+)
+def test_what_a_process_functional_or_precision_must_be(change: dict[str, object], error: type[Exception], message: str) -> None:
+    arguments = {
+        "process": smc.BlackScholes(0.2),
+        "grid": smc.TimeGrid(1.0, 2),
+        "draws": smc.Draws(1),
+        "paths": 8,
+        "functional": smc.Terminal(),
+    }
+    with pytest.raises(error, match=message):
+        smc.simulate(**(arguments | change))

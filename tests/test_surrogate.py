@@ -218,7 +218,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
     [
         (Bare, smc.Terminal(), "learning Terminal under Bare needs integrated_variance"),
         (Bare, smc.GeometricAverage(), "learning GeometricAverage under Bare needs integrated_variance, forward"),
-        (smc.BlackScholes, Unknown(), "learning Unknown under BlackScholes needs control"),
+        (smc.BlackScholes, Unknown(), "learning Unknown under BlackScholes needs control, forward"),
     ],
 )
 def test_what_cannot_be_standardised_is_refused(process: type, functional: object, missing: str) -> None:

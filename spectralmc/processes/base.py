@@ -68,7 +68,9 @@ class Scheme:
 
 @runtime_checkable
 class Process(Protocol):
-    """Anything with a ``step``.
+    """Anything with a ``step`` that keeps E[e^X] = 1: S is a martingale about its forward.
+
+    Parameters that are (B,) reach the step as (B, 1) columns.
 
     Looked for, and used where present: ``schemes`` (several schemes, the first is the default), ``factors`` (normals a step, one if
     absent), ``start(zeros)`` (the initial state; X = 0 alone if absent), ``characteristic_function(frequency, maturity)``,

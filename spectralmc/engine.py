@@ -61,7 +61,6 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill has n
             name, sentence = self._plainly(error)
             cell.outputs.append(nbformat.v4.new_output("error", ename=name, evalue=sentence, traceback=[f"{name}: {sentence}"]))
             self.nb_man.cell_exception(cell, cell_index=cell_index, exception=error)
-            self.shutdown_kernel = "immediate"  # it is dead, or busy with what nobody waits for
             raise
 
     def _plainly(self, error: BaseException) -> tuple[str, str]:
@@ -92,6 +91,7 @@ class Engine(NBClientEngine):  # type: ignore[misc]
     ) -> None:
         with tempfile.TemporaryDirectory(prefix="smc", dir=_short_folder(), ignore_cleanup_errors=True) as folder:
             client = _Client(nb_man, kernel_name=kernel_name, startup_timeout=start_timeout, log=_log, log_output=log_output)
+            client.shutdown_kernel = "immediate"  # a kernel asked politely answers with an error on the terminal
             client.folder, client.limit = folder, execution_timeout
             client.deadline = time.monotonic() + (execution_timeout or math.inf)
             inline = "module://matplotlib_inline.backend_inline"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from typing import Any, Literal
 
 import matplotlib.pyplot as plt
@@ -182,7 +183,7 @@ def convergence(size: Array, series: Mapping[str, tuple[Array, Array]], x_label:
     n = numbers(size)
     with plt.rc_context(style()):
         figure, ax = plt.subplots(figsize=(7.4, 3.5))
-        for (name, (values, bars)), (color, marker) in zip(series.items(), _SERIES, strict=False):
+        for (name, (values, bars)), (color, marker) in zip(series.items(), cycle(_SERIES), strict=False):
             y, slope = numbers(values), fitted_slope(n, values)
             look = {"color": color, "marker": marker, "markersize": 4.5, "label": f"{name}: slope {slope:.2f}".replace("-", "−")}
             ax.errorbar(n, y, numbers(bars), **EMPIRICAL | look)
@@ -197,7 +198,7 @@ def levels(x: Array, series: Mapping[str, Array], x_label: str, y_label: str) ->
     """Draw positive series over ``x`` on a logarithmic ordinate: the noise of labels, the history of a loss."""
     with plt.rc_context(style()):
         figure, ax = plt.subplots(figsize=(7.4, 3.1))
-        for (name, values), (color, marker) in zip(series.items(), _SERIES, strict=False):
+        for (name, values), (color, marker) in zip(series.items(), cycle(_SERIES), strict=False):
             line = "-" if marker else ":"
             ax.plot(numbers(x), numbers(values), line, color=color, marker=marker, markersize=3.2, linewidth=1.1, label=name)
         ax.set(yscale="log", xlabel=x_label, ylabel=y_label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from spectralmc.nn.layers import ComplexLinear, WidelyLinear
 from spectralmc.nn.norm import CovarianceBatchNorm, SplitBatchNorm
 from spectralmc.validation import count, one_of
 
-NORMALIZATIONS = {
+NORMALIZATIONS: dict[str, Callable[[int, torch.dtype], nn.Module]] = {
     "none": lambda features, dtype: nn.Identity(),
     "split": lambda features, dtype: SplitBatchNorm(features, dtype=dtype),
     "covariance": lambda features, dtype: CovarianceBatchNorm(features, dtype=dtype),

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm
 
 from spectralmc.nn.activations import complex_input
 from spectralmc.validation import count
@@ -149,10 +148,11 @@ class SplitBatchNorm(_BatchNorm):
             mean, variance = self.running_mean.flatten(), self.running_variance.flatten()
             if self.training:  # taken by themselves, so that a bad batch can be refused
                 mean, variance = torch.zeros_like(mean), torch.zeros_like(variance)
-        y = batch_norm(planes.flatten(1, 2), mean, variance, weight, bias, self._uses_batch, 1.0, self.eps).view(planes.shape)
+        cudnn = torch.backends.cudnn.enabled  # torch's functional form refuses eps 0
+        y = torch.batch_norm(planes.flatten(1, 2), weight, bias, mean, variance, self._uses_batch, 1.0, self.eps, cudnn).view(planes.shape)
         if self._uses_batch and mean is not None and variance is not None:
             self._update(mean.view(-1, 2), variance.view(-1, 2))
-        return torch.view_as_complex((y.movedim(2, -1) if z.ndim > 2 else y).contiguous())
+        return torch.complex(*y.unbind(2))
 
 
 class CovarianceBatchNorm(_BatchNorm):
@@ -221,7 +221,7 @@ def _inverse_root_parts(rr: Tensor, ii: Tensor, ri: Tensor, eps: float | Tensor)
     delta = trace * determinant.clamp(min=bound).sqrt()
     kappa = trace * torch.complex(rr - ii, 2 * ri)
     t = (trace + 2 * delta).sqrt()
-    return t / (2 * delta), -kappa / (2 * delta * t), trace, kappa, delta, t, determinant > bound
+    return t / (2 * delta), -(kappa / delta) / (2 * t), trace, kappa, delta, t, determinant > bound
 
 
 def _after(weight: Tensor | None, root: _Map) -> _Map:
@@ -278,8 +278,8 @@ class _Whiten(torch.autograd.Function):
         x = z - mean.reshape(shape)
         work = torch.empty_like(x)  # fresh memory costs more than arithmetic: everything happens in these two
         moments, unit = _moments(x, work, axes), torch.ones_like(mean.real)
-        trace, range_ = moments[:, 0] + moments[:, 1], torch.finfo(unit.dtype)
-        if not bool(((trace > range_.tiny / range_.eps**2) & (trace < range_.max)).all()):  # squares over- or underflow: scale first
+        trace, limit = moments[:, 0] + moments[:, 1], torch.finfo(unit.dtype).max ** 0.25
+        if not bool(((trace > 1 / limit) & (trace < limit)).all()):  # σ² and σ^{3/2} may over- or underflow: scale first
             unit = _unit(torch.abs(torch.view_as_real(x), out=torch.view_as_real(work)).mean(axes).mean(-1), eps)
             x.div_(unit.reshape(shape))
             moments = _moments(x, work, axes)

@@ -299,8 +299,12 @@ def test_compiled_is_as_good_as_eager(kind: Any) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
     for name, tensor in eager.state_dict().items():
         torch.testing.assert_close(twin.state_dict()[name], tensor, rtol=1e-5, atol=1e-5)
-    z[0, 1] = complex("nan")  # no error from compiled code: the batch is skipped
-    assert bool(compiled(z).isnan().any())
+    z[0, 1] = complex("nan")
+    if kind is SplitBatchNorm:  # no error from compiled code: the batch is skipped
+        assert bool(compiled(z).isnan().any())
+    else:  # runs uncompiled
+        with pytest.raises(ValueError, match="mean or covariance is not finite"):
+            compiled(z)
     assert bool(torch.isfinite(twin.running_mean).all())
 
 

@@ -172,7 +172,8 @@ class CovarianceBatchNorm(_BatchNorm):
     rounding, and det V is taken no smaller than ε σ²/2, so that parts that are equal, or one of them zero, give finite values and
     gradients.  A constant channel gives β.
 
-    Autocast leaves complex tensors alone: the layer computes in its own precision.
+    Autocast leaves complex tensors alone: the layer computes in its own precision.  Under torch.compile it runs as it is, between the
+    compiled parts (so not with ``fullgraph=True``): the compiler does not fuse complex arithmetic.
 
     Shapes: (B, C) or (B, C, …), complex; statistics over all axes but the second.
 
@@ -182,13 +183,14 @@ class CovarianceBatchNorm(_BatchNorm):
         a real input, or one of another precision than the layer's.
     ValueError
         another number of channels, another device; in training a single value per channel, or a batch that is not finite while running
-        statistics are kept, which stay as they were (under torch.compile such a batch is skipped and shows in the output only).
+        statistics are kept, which stay as they were.
     """
 
     _rows = 3
     _spread = "running_covariance"
     running_covariance: Tensor | None
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
     def forward(self, z: Tensor) -> Tensor:
         """Return the whitened signal."""
         z = self._checked(z).resolve_conj()
@@ -199,7 +201,7 @@ class CovarianceBatchNorm(_BatchNorm):
             centred = z - torch.view_as_complex(self.running_mean).reshape(shape)
             y = centred * p.reshape(shape) + centred.conj() * q.reshape(shape)
             return y if self.bias is None else y + torch.view_as_complex(self.bias).reshape(shape)
-        apply: Callable[..., tuple[Tensor, Tensor, Tensor]] = _whiten if torch.compiler.is_compiling() else _Whiten.apply
+        apply: Callable[..., tuple[Tensor, Tensor, Tensor]] = _Whiten.apply
         y, mean, spread = apply(z, self.weight, self.bias, self.eps)
         n = z.numel() // self.features
         self._update(mean.detach(), spread.detach() * (n / (n - 1)))
@@ -246,7 +248,7 @@ def _unit(size: Tensor, eps: float) -> Tensor:
 
 
 def _whiten(z: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y, mean and biased covariance by real arithmetic, which the compiler fuses and autograd differentiates to any order."""
+    """Return y, mean and biased covariance by real arithmetic, which autograd differentiates to any order."""
     axes, shape = [0, *range(2, z.ndim)], (-1, *[1] * (z.ndim - 2))
     x, y = torch.view_as_real(z).unbind(-1)
     means = x.mean(axes), y.mean(axes)

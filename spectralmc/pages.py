@@ -42,7 +42,9 @@ def page(notebook: Any, record: dict[str, Any], folder: Path) -> str:
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = _FORMULA.sub(lambda match: _set_aside(match, mark, formulae), cell.source)
-    exporter = HTMLExporter(template_name="page", extra_template_basedirs=[str(TEMPLATES)], embed_images=True, exclude_anchor_links=True)
+    exporter = HTMLExporter(
+        template_name="page", extra_template_basedirs=[str(TEMPLATES)], embed_images=True, exclude_anchor_links=True
+    )
     notice = f"This run failed. {record['reason']}" if record["reason"] else ""
     about = {"policy": POLICY, "style": _style(), "title": record["title"], "notice": notice, "provenance": provenance(record)}
     resources = {"metadata": {"name": record["name"], "path": str(folder)}, "page": about}

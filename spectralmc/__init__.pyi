@@ -11,9 +11,15 @@ from spectralmc.market import Violation as Violation
 from spectralmc.market import check_arbitrage as check_arbitrage
 from spectralmc.market import read_quotes as read_quotes
 from spectralmc.montecarlo import monte_carlo_price as monte_carlo_price
+from spectralmc.nn import Cardioid as Cardioid
 from spectralmc.nn import ComplexLinear as ComplexLinear
+from spectralmc.nn import CovarianceBatchNorm as CovarianceBatchNorm
+from spectralmc.nn import ModReLU as ModReLU
 from spectralmc.nn import SpectralNetwork as SpectralNetwork
+from spectralmc.nn import SplitBatchNorm as SplitBatchNorm
+from spectralmc.nn import SplitReLU as SplitReLU
 from spectralmc.nn import SplitSiLU as SplitSiLU
+from spectralmc.nn import ZReLU as ZReLU
 from spectralmc.parameters import Market as Market
 from spectralmc.parameters import ParameterSpace as ParameterSpace
 from spectralmc.parameters import ZeroCurve as ZeroCurve

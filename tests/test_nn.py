@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import spectralmc as smc
-from spectralmc.nn import ComplexLinear, SpectralNetwork, SplitSiLU, WidelyLinear
+from spectralmc.nn import ComplexLinear, Residual, SpectralNetwork, SplitSiLU, WidelyLinear
 
 DTYPES = [torch.complex64, torch.complex128]
 PHASE = torch.polar(torch.tensor(1.0, dtype=torch.float64), torch.tensor(0.7, dtype=torch.float64))
@@ -113,6 +114,48 @@ def test_starting_weights_have_the_variance_and_the_uniform_phase_they_state() -
     assert bool((layer.bias == 0).all())
 
 
+def test_he_weights_have_the_variance_they_state() -> None:
+    weight = ComplexLinear(200, 300, generator=generator(3), init="he").weight.detach().to(torch.complex128) * math.sqrt(100)
+    assert abs(float(weight.abs().square().mean()) - 1) < 4 / math.sqrt(60_000)
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (3, 8), (8, 3)])
+def test_a_unitary_start_keeps_lengths_and_a_seed_makes_it(shape: tuple[int, int]) -> None:
+    layers = [ComplexLinear(*shape, dtype=torch.complex128, generator=generator(seed), init="unitary") for seed in (3, 3, 4)]
+    w = layers[0].weight.detach()
+    gram = w.mH @ w if shape[1] >= shape[0] else w @ w.mH
+    torch.testing.assert_close(gram, torch.eye(min(shape), dtype=w.dtype), rtol=1e-14, atol=1e-14)
+    assert torch.equal(w, layers[1].weight)
+    assert not torch.equal(w, layers[2].weight)
+
+
+def test_a_unitary_start_has_a_uniform_phase() -> None:
+    """The mean of 400 unit numbers within 4 standard errors of zero; without a phase of its own, QR would leave the diagonal real."""
+    diagonal = torch.stack([ComplexLinear(1, 1, generator=generator(seed), init="unitary").weight.detach()[0, 0] for seed in range(400)])
+    assert float(diagonal.mean().abs()) < 4 / math.sqrt(400)
+
+
+def test_a_residual_adds_its_layers_to_its_input() -> None:
+    linear, z = random_(ComplexLinear(3, 3, dtype=torch.complex128)), batch(4, 3)
+    torch.testing.assert_close(Residual(linear, SplitSiLU())(z), z + SplitSiLU()(linear(z)), rtol=0, atol=0)
+    message = "the layers of a Residual must keep the shape; got (4, 3) to (4, 2)"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Residual(ComplexLinear(3, 2, dtype=torch.complex128))(z)
+
+
+@pytest.mark.parametrize("activation", ["SplitSiLU", "SplitReLU", "ModReLU", "ZReLU", "Cardioid"])
+@pytest.mark.parametrize("normalization", ["none", "split", "covariance"])
+def test_every_network_is_rebuilt_from_its_description_without_loss(activation: str, normalization: str) -> None:
+    network = SpectralNetwork(2, 3, width=4, depth=2, seed=5, activation=activation, normalization=normalization)
+    random_(network)
+    x = batch(6, 2).real.float()
+    network(x)  # moves the running statistics
+    other = SpectralNetwork(**json.loads(json.dumps(network.description)))
+    other.load_state_dict(network.state_dict())
+    assert torch.equal(other.eval()(x), network.eval()(x))
+    torch.testing.assert_close(network.astype(torch.complex128)(x.double()), network(x).to(torch.complex128), rtol=1e-3, atol=1e-4)
+
+
 def test_the_readout_starts_at_zero() -> None:
     assert bool((WidelyLinear(3, 4)(batch(2, 3, dtype=torch.complex64)) == 0).all())
     assert bool((SpectralNetwork(2, 4)(torch.ones(3, 2)) == 0).all())
@@ -179,6 +222,8 @@ def test_the_network_refuses_other_features(x: Tensor) -> None:
     [
         (lambda: ComplexLinear(0, 3), ValueError, "features_in must be at least 1; got 0"),
         (lambda: ComplexLinear(3, -1), ValueError, "features_out must be at least 1; got -1"),
+        (lambda: ComplexLinear(3, 3, init="zero"), ValueError, "init must be one of glorot, he, unitary; got 'zero'"),
+        (lambda: SpectralNetwork(2, 3, normalization="x"), ValueError, "normalization must be one of none, split, covariance; got 'x'"),
         (lambda: WidelyLinear(3, 0), ValueError, "features_out must be at least 1; got 0"),
         (lambda: WidelyLinear(1.5, 2), TypeError, "features_in must be a whole number; got 1.5"),
         (lambda: smc.SpectralNetwork(2, 3, depth=-1), ValueError, "depth must be at least 0; got -1"),

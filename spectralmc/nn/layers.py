@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, silu
+from torch.nn.functional import linear
 
-from spectralmc.validation import count
+from spectralmc.nn.activations import complex_input
+from spectralmc.validation import count, one_of
 
-
-def complex_input(layer: nn.Module, z: Tensor) -> Tensor:
-    """Return ``z`` if it is complex; otherwise raise a ``TypeError`` that says how to make it so."""
-    if not z.is_complex():
-        raise TypeError(f"{type(layer).__name__} works on complex tensors; got {z.dtype}: convert with torch.complex(x, y)")
-    return z
+Start = Literal["glorot", "he", "unitary"]
 
 
 class ComplexLinear(nn.Module):
@@ -23,8 +21,10 @@ class ComplexLinear(nn.Module):
 
     Phase-equivariant without bias: W(e^{iθ}z) = e^{iθ}Wz.
 
-    Weights start as independent complex Gaussians with E|W|² = 2/(in + out), whose modulus is Rayleigh and phase uniform (Glorot's
-    criterion for complex weights: Trabelsi et al. 2018, "Deep complex networks", section 3.6); the bias at zero.
+    Weights start as independent complex Gaussians, whose modulus is Rayleigh and phase uniform, with E|W|² = 2/(in + out) (``glorot``) or
+    2/in (``he``): the criteria of Glorot and of He for complex weights (Trabelsi et al. 2018, "Deep complex networks", section 3.6).
+    ``unitary`` draws W uniformly among the matrices with orthonormal columns, or rows where in > out: it keeps lengths (Mezzadri 2007).
+    The bias starts at zero.
 
     Shapes: (…, in) to (…, out), complex.
 
@@ -41,16 +41,34 @@ class ComplexLinear(nn.Module):
         bias: bool = True,
         dtype: torch.dtype = torch.complex64,
         generator: torch.Generator | None = None,
+        init: Start = "glorot",
     ) -> None:
         super().__init__()
         shape = (count("features_out", features_out), count("features_in", features_in))
-        deviation = math.sqrt(2 / (features_in + features_out))
-        self.weight = nn.Parameter(deviation * torch.randn(shape, dtype=dtype, generator=generator))
+        if one_of("init", init, ("glorot", "he", "unitary")) == "unitary":
+            weight = _unitary(*shape, generator).to(dtype)
+        else:
+            deviation = math.sqrt(2 / (features_in + (features_out if init == "glorot" else 0)))
+            weight = deviation * torch.randn(shape, dtype=dtype, generator=generator)
+        self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.zeros(features_out, dtype=dtype)) if bias else None
 
     def forward(self, z: Tensor) -> Tensor:
         """Return Wz + b."""
         return linear(complex_input(self, z), self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """Return the sizes, in torch's words."""
+        return f"in_features={self.weight.shape[1]}, out_features={self.weight.shape[0]}, bias={self.bias is not None}"
+
+
+def _unitary(rows: int, columns: int, generator: torch.Generator | None) -> Tensor:
+    """Return a random matrix with orthonormal columns or rows, complex128; by NumPy, since a torch may be built without LAPACK."""
+    random = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+    parts = random.standard_normal((2, max(rows, columns), min(rows, columns)))
+    q, r = np.linalg.qr(parts[0] + 1j * parts[1])
+    q = q * np.sign(np.diag(r))  # without these phases Q is not uniform
+    return torch.from_numpy(np.ascontiguousarray(q if rows >= columns else q.T))
 
 
 class WidelyLinear(nn.Module):
@@ -74,12 +92,17 @@ class WidelyLinear(nn.Module):
         return torch.complex(*linear(stacked, self.weight, self.bias).chunk(2, -1))
 
 
-class SplitSiLU(nn.Module):
-    """The split activation silu(Re z) + i silu(Im z), smooth; it keeps neither phase nor complex-linearity.
+class Residual(nn.Sequential):
+    """The map z ↦ z + f(z), with f the given layers in turn; it keeps whichever symmetry all of them keep.
 
-    Shapes: any, complex.
+    Shapes: those of f, which must return the shape it takes.
     """
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return silu(Re z) + i silu(Im z)."""
-        return torch.view_as_complex(silu(torch.view_as_real(complex_input(self, z).resolve_conj())))
+        """Return z + f(z)."""
+        change = z
+        for layer in self:
+            change = layer(change)
+        if change.shape != z.shape:
+            raise ValueError(f"the layers of a Residual must keep the shape; got {tuple(z.shape)} to {tuple(change.shape)}")
+        return z + change

@@ -1,0 +1,337 @@
+r"""Batch normalisation of complex signals: each part by its own variance, or both by their covariance.
+
+A real-linear map of the plane is written x ↦ p x + q x̄.  In this form the covariance of the parts of x has p = E|x|²/2, q = E[x²]/2, and
+its inverse square root needs no eigenvectors: with σ = trace, κ = E[x²], δ = √det and t = √(σ + 2δ),
+
+.. math:: V^{-1/2}: \quad p = t / (2δ), \quad q = -κ / (2 δ t).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spectralmc.nn.activations import complex_input
+from spectralmc.validation import count
+
+_Map = tuple[Tensor, Tensor]  # p and q of x ↦ p x + q x̄
+
+
+class _BatchNorm(nn.Module):
+    """What both norms share: parameters, running statistics, and what is refused.  All tensors are real, as the module's casts expect."""
+
+    _rows: int  # numbers that describe the scale of a channel
+
+    def __init__(
+        self,
+        features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        dtype: torch.dtype = torch.complex64,
+    ) -> None:
+        super().__init__()
+        self.features = count("features", features)
+        if not (math.isfinite(eps) and eps >= 0):
+            raise ValueError(f"eps must be non-negative; got {eps}")
+        if momentum is not None and not 0 <= momentum <= 1:
+            raise ValueError(f"momentum must be in [0, 1], or None for the average over all batches; got {momentum}")
+        self.eps, self.momentum, self.affine, self.track_running_stats = eps, momentum, affine, track_running_stats
+        real = dtype.to_real()
+        self.weight = nn.Parameter(torch.empty(features, self._rows, dtype=real)) if affine else None
+        self.bias = nn.Parameter(torch.empty(features, 2, dtype=real)) if affine else None
+        self.register_buffer("running_mean", torch.empty(features, 2, dtype=real) if track_running_stats else None)
+        self.register_buffer(self._spread, torch.empty(features, self._rows, dtype=real) if track_running_stats else None)
+        self.register_buffer("num_batches_tracked", torch.tensor(0) if track_running_stats else None)
+        self.reset_parameters()
+
+    running_mean: Tensor | None
+    num_batches_tracked: Tensor | None
+    _spread: str  # the name of the buffer that holds the running variances or covariances
+
+    def reset_running_stats(self) -> None:
+        """Set the running mean to zero and the running covariance to the identity."""
+        if self.running_mean is not None and self.num_batches_tracked is not None:
+            self.running_mean.zero_()
+            getattr(self, self._spread).copy_(self._identity())
+            self.num_batches_tracked.zero_()
+
+    def reset_parameters(self) -> None:
+        """Set the scale to the identity, the shift to zero, and the running statistics back."""
+        self.reset_running_stats()
+        if self.weight is not None and self.bias is not None:
+            with torch.no_grad():
+                self.weight.copy_(self._identity())
+                self.bias.zero_()
+
+    def _identity(self) -> Tensor:
+        return torch.tensor([1.0, 1.0, 0.0][: self._rows])
+
+    def extra_repr(self) -> str:
+        """Return the settings, in torch's words."""
+        names = ("eps", "momentum", "affine", "track_running_stats")
+        return ", ".join([str(self.features), *(f"{name}={getattr(self, name)}" for name in names)])
+
+    def _checked(self, z: Tensor) -> Tensor:
+        """Return ``z``, or refuse it."""
+        name = type(self).__name__
+        if complex_input(self, z).ndim < 2 or z.shape[1] != self.features:
+            raise ValueError(f"{name} needs (B, {self.features}) or (B, {self.features}, …); got shape {tuple(z.shape)}")
+        own = self.weight if self.running_mean is None else self.running_mean
+        if own is not None and own.dtype != z.real.dtype:
+            raise TypeError(f"{name} holds {own.dtype}; got {z.dtype}: convert the layer with .double() or .float()")
+        if own is not None and own.device != z.device:
+            raise ValueError(f"{name} is on {own.device}; got an input on {z.device}: move one of them with .to(device)")
+        if self._uses_batch and z.numel() <= self.features:
+            raise ValueError(f"{name} needs more than one value per channel in training; got shape {tuple(z.shape)}")
+        return z
+
+    @property
+    def _uses_batch(self) -> bool:
+        return self.training or self.running_mean is None
+
+    def _update(self, mean: Tensor, spread: Tensor) -> None:
+        """Move the running statistics towards a batch's, or refuse a batch that would poison them."""
+        if not self.training or self.running_mean is None or self.num_batches_tracked is None:
+            return
+        finite = torch.isfinite(mean).all() & torch.isfinite(spread).all()
+        skip = torch.compiler.is_compiling()  # compiled code cannot raise: the batch leaves no trace but its output
+        if not skip and not bool(finite):
+            raise ValueError(
+                f"{type(self).__name__} got a batch whose mean or covariance is not finite (NaN, infinity or overflow): "
+                "its running statistics are left as they were"
+            )
+        self.num_batches_tracked.add_(1)
+        share = self.momentum if self.momentum is not None else 1 / self.num_batches_tracked.to(mean.dtype)
+        for held, new in ((self.running_mean, mean), (getattr(self, self._spread), spread)):
+            moved = held + share * (new - held)
+            held.copy_(torch.where(finite, moved, held) if skip else moved)
+
+
+class SplitBatchNorm(_BatchNorm):
+    r"""Batch normalisation of the real and the imaginary part, each by its own mean and variance, as two channels of torch's BatchNorm.
+
+    Neither complex-linear nor phase-equivariant.  Correlation of the parts stays.
+
+    ``weight`` (C, 2) scales the parts and starts at 1; ``bias`` (C, 2) shifts them.  ``running_mean`` (C, 2) and ``running_variance``
+    (C, 2) follow torch's conventions: unbiased variance, ``momentum=None`` for the average over all batches.  ``eps`` is absolute, added
+    to the variances.
+
+    Shapes: (B, C) or (B, C, …), complex; statistics over all axes but the second.
+
+    Raises
+    ------
+    TypeError
+        a real input, or one of another precision than the layer's.
+    ValueError
+        another number of channels, another device; in training a single value per channel, or a batch that is not finite while running
+        statistics are kept, which stay as they were (under torch.compile such a batch is skipped and shows in the output only).
+    """
+
+    _rows = 2
+    _spread = "running_variance"
+    running_variance: Tensor | None
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return the normalised signal."""
+        z = self._checked(z).resolve_conj()
+        x = torch.view_as_real(z)
+        planes = x.movedim(-1, 2) if z.ndim > 2 else x  # (B, C, 2, …): a copy only where there are further axes
+        weight, bias = (None if p is None else p.flatten() for p in (self.weight, self.bias))
+        mean = variance = None
+        if self.running_mean is not None and self.running_variance is not None:
+            mean, variance = self.running_mean.flatten(), self.running_variance.flatten()
+            if self.training:  # taken by themselves, so that a bad batch can be refused
+                mean, variance = torch.zeros_like(mean), torch.zeros_like(variance)
+        cudnn = torch.backends.cudnn.enabled  # torch's functional form refuses eps 0
+        y = torch.batch_norm(planes.flatten(1, 2), weight, bias, mean, variance, self._uses_batch, 1.0, self.eps, cudnn).view(planes.shape)
+        if self._uses_batch and mean is not None and variance is not None:
+            self._update(mean.view(-1, 2), variance.view(-1, 2))
+        return torch.complex(*y.unbind(2))
+
+
+class CovarianceBatchNorm(_BatchNorm):
+    r"""Batch normalisation by the covariance of real and imaginary part: y = Γ V^{-1/2} (z − m) + β (Trabelsi et al. 2018, section 3.5).
+
+    V is the 2 × 2 covariance matrix of (Re z, Im z) of a channel; the output of the whitening has the identity for its covariance.
+
+    Phase-equivariant in training without the affine part: V(e^{iθ}z) is V(z) turned, and the symmetric inverse square root turns with it.
+    Not complex-linear.
+
+    ``weight`` (C, 3) holds the symmetric Γ as Γ_rr, Γ_ii, Γ_ri and starts at the identity (unit variance of each part; Trabelsi et al.
+    start at 1/√2 of it, unit variance of the modulus); nothing keeps it positive.  ``bias`` (C, 2) is β.  ``running_mean`` (C, 2) and
+    ``running_covariance`` (C, 3) follow torch's conventions: unbiased covariance, ``momentum=None`` for the average over all batches.
+
+    ``eps`` is absolute as in torch's BatchNorm: it is added to both variances, so the output's covariance is V (V + eps)⁻¹.  At ``eps=0``
+    it is the identity within 4 ε κ(V), ε the rounding of the dtype and κ the condition number.  Condition numbers beyond 2/ε are
+    rounding, and det V is taken no smaller than ε σ²/2, so that parts that are equal, or one of them zero, give finite values and
+    gradients.  A constant channel gives β.
+
+    Autocast leaves complex tensors alone: the layer computes in its own precision.  Under torch.compile it runs as it is, between the
+    compiled parts (so not with ``fullgraph=True``): the compiler does not fuse complex arithmetic.
+
+    Shapes: (B, C) or (B, C, …), complex; statistics over all axes but the second.
+
+    Raises
+    ------
+    TypeError
+        a real input, or one of another precision than the layer's.
+    ValueError
+        another number of channels, another device; in training a single value per channel, or a batch that is not finite while running
+        statistics are kept, which stay as they were.
+    """
+
+    _rows = 3
+    _spread = "running_covariance"
+    running_covariance: Tensor | None
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
+    def forward(self, z: Tensor) -> Tensor:
+        """Return the whitened signal."""
+        z = self._checked(z).resolve_conj()
+        shape = (-1, *[1] * (z.ndim - 2))
+        if not self.training and self.running_mean is not None and self.running_covariance is not None:
+            rr, ii, ri = self.running_covariance.unbind(-1)
+            p, q = _after(self.weight, _inverse_root(rr, ii, ri, self.eps))
+            centred = z - torch.view_as_complex(self.running_mean).reshape(shape)
+            y = centred * p.reshape(shape) + centred.conj() * q.reshape(shape)
+            return y if self.bias is None else y + torch.view_as_complex(self.bias).reshape(shape)
+        apply: Callable[..., tuple[Tensor, Tensor, Tensor]] = _Whiten.apply
+        y, mean, spread = apply(z, self.weight, self.bias, self.eps)
+        n = z.numel() // self.features
+        self._update(mean.detach(), spread.detach() * (n / (n - 1)))
+        return y
+
+
+def _inverse_root(rr: Tensor, ii: Tensor, ri: Tensor, eps: float | Tensor) -> _Map:
+    """Return V^{-1/2} of the covariance matrix with these entries, eps added to its diagonal."""
+    p, q = _inverse_root_parts(rr, ii, ri, eps)[:2]
+    return p, q
+
+
+def _inverse_root_parts(rr: Tensor, ii: Tensor, ri: Tensor, eps: float | Tensor) -> tuple[Tensor, ...]:
+    """Return p, q, σ, κ, δ, t and where δ is V's own, not its bound."""
+    trace = rr + ii + 2 * eps
+    trace = torch.where(trace == 0, torch.ones_like(trace), trace)  # nothing varies and eps is 0: any scale will do
+    rr, ii, ri = (rr + eps) / trace, (ii + eps) / trace, ri / trace  # of trace 1: their products cannot overflow
+    determinant, bound = rr * ii - ri.square(), torch.finfo(trace.dtype).eps / 2
+    delta = trace * determinant.clamp(min=bound).sqrt()
+    kappa = trace * torch.complex(rr - ii, 2 * ri)
+    t = (trace + 2 * delta).sqrt()
+    return t / (2 * delta), -(kappa / delta) / (2 * t), trace, kappa, delta, t, determinant > bound
+
+
+def _after(weight: Tensor | None, root: _Map) -> _Map:
+    """Return Γ after V^{-1/2}."""
+    p, q = root
+    if weight is None:
+        return p.to(q.dtype), q
+    scale, skew = _symmetric(weight)
+    return scale * p + skew * q.conj(), scale * q + skew * p
+
+
+def _symmetric(weight: Tensor) -> _Map:
+    """Return p (real) and q of the symmetric matrix with entries rr, ii, ri."""
+    rr, ii, ri = weight.unbind(-1)
+    return (rr + ii) / 2, torch.complex((rr - ii) / 2, ri)
+
+
+def _unit(size: Tensor, eps: float) -> Tensor:
+    """Return a scale at which the squares of numbers of mean size ``size`` and ``eps`` itself neither overflow nor vanish."""
+    least = math.sqrt(eps)
+    return torch.where(size > max(least, torch.finfo(size.dtype).tiny), size, torch.full_like(size, least or 1.0))
+
+
+def _whiten(z: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return y, mean and biased covariance by real arithmetic, which autograd differentiates to any order."""
+    axes, shape = [0, *range(2, z.ndim)], (-1, *[1] * (z.ndim - 2))
+    x, y = torch.view_as_real(z).unbind(-1)
+    means = x.mean(axes), y.mean(axes)
+    x, y = (part - mean.reshape(shape) for part, mean in zip((x, y), means, strict=True))
+    unit = _unit((x.detach().abs() + y.detach().abs()).mean(axes), eps)  # y does not depend on it, so neither does the gradient
+    x, y = x / unit.reshape(shape), y / unit.reshape(shape)
+    entries = (x.square().mean(axes), y.square().mean(axes), (x * y).mean(axes))
+    p, q = _after(weight, _inverse_root(entries[0], entries[1], entries[2], eps / unit / unit))
+    rr, ri, ir, ii = (m.reshape(shape) for m in (p.real + q.real, q.imag - p.imag, q.imag + p.imag, p.real - q.real))
+    out = torch.stack((rr * x + ri * y, ir * x + ii * y), -1)
+    if bias is not None:
+        out = out + bias.reshape(*shape, 2)
+    return torch.view_as_complex(out), torch.stack(means, -1), torch.stack(entries, -1) * unit.square().unsqueeze(-1)
+
+
+def _moments(x: Tensor, work: Tensor, axes: list[int]) -> Tensor:
+    """Return the mean of Re², Im² and Re Im of a centred signal, (C, 3); ``work`` is written over."""
+    squares = torch.mul(torch.view_as_real(x), torch.view_as_real(x), out=torch.view_as_real(work)).mean(axes)
+    return torch.cat((squares, torch.mul(x, x, out=work).mean(axes).imag.unsqueeze(-1) / 2), -1)
+
+
+class _Whiten(torch.autograd.Function):
+    """The same as ``_whiten`` in about half the passes over the data; derivatives of second order go through ``_whiten``."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        axes, shape = [0, *range(2, z.ndim)], (-1, *[1] * (z.ndim - 2))
+        mean = z.mean(axes)
+        x = z - mean.reshape(shape)
+        work = torch.empty_like(x)  # fresh memory costs more than arithmetic: everything happens in these two
+        moments, unit = _moments(x, work, axes), torch.ones_like(mean.real)
+        trace, limit = moments[:, 0] + moments[:, 1], torch.finfo(unit.dtype).max ** 0.25
+        if not bool(((trace > 1 / limit) & (trace < limit)).all()):  # σ² and σ^{3/2} may over- or underflow: scale first
+            unit = _unit(torch.abs(torch.view_as_real(x), out=torch.view_as_real(work)).mean(axes).mean(-1), eps)
+            x.div_(unit.reshape(shape))
+            moments = _moments(x, work, axes)
+        parts = _inverse_root_parts(moments[:, 0], moments[:, 1], moments[:, 2], eps / unit / unit)
+        p, q = _after(weight, (parts[0], parts[1]))
+        # y = p x + β + q x̄, the last two as the conjugate of q̄ x + β̄
+        shift = torch.zeros_like(q) if bias is None else torch.view_as_complex(bias).conj()
+        y = torch.addcmul(shift.reshape(shape), x, q.conj().reshape(shape), out=work)
+        y.conj_physical_().addcmul_(x, p.reshape(shape))
+        ctx.save_for_backward(z, weight, bias, x, p, q, unit, *parts)
+        ctx.eps = eps
+        means, covariance = torch.view_as_real(mean), moments * unit.square().unsqueeze(-1)
+        ctx.mark_non_differentiable(means, covariance)
+        return y, means, covariance
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        z, weight, bias, x, p, q, unit, p0, q0, trace, kappa, delta, t, free = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is wanted
+            given = [tensor for tensor, wanted in zip((z, weight, bias), ctx.needs_input_grad, strict=False) if wanted]
+            y = _whiten(z, weight, bias, ctx.eps)[0]
+            found = iter(torch.autograd.grad(y, given, grad, create_graph=True))
+            return (*(next(found) if wanted else None for wanted in ctx.needs_input_grad[:3]), None)
+        axes, shape = [0, *range(2, z.ndim)], (-1, *[1] * (z.ndim - 2))
+        n = z.numel() // z.shape[1]
+        # dL = Re(ḡ dy); the gradient of a complex number a is the g_a of dL = Re(ḡ_a da)
+        total = grad.sum(axes)
+        work = torch.conj_physical(x).mul_(grad)
+        g_p = work.sum(axes)
+        g_q = torch.mul(x, grad, out=work).sum(axes)
+        g_weight = None
+        if weight is None:
+            g_p0, g_q0 = g_p.real, g_q
+        else:
+            scale, skew = _symmetric(weight)
+            g_scale, g_skew = p0 * g_p.real + (g_q.conj() * q0).real, g_p * q0 + g_q * p0
+            g_weight = torch.stack(((g_scale + g_skew.real) / 2, (g_scale - g_skew.real) / 2, g_skew.imag), -1)
+            g_p0, g_q0 = scale * g_p.real + (g_q.conj() * skew).real, g_p.conj() * skew + scale * g_q
+        if not ctx.needs_input_grad[0]:
+            return None, g_weight, torch.view_as_real(total), None
+        # p₀ = t/(2δ), q₀ = −κ/(2δt), t² = σ + 2δ, 4δ² = σ² − |κ|² (or δ ∝ σ where it is bounded)
+        along = (g_q0.conj() * q0).real
+        g_t = g_p0 / (2 * delta) - along / t
+        g_delta = g_t / t - (g_p0 * t / (2 * delta) + along) / delta
+        ratio = torch.where(free, trace / (4 * delta), delta / trace)
+        g_trace = g_t / (2 * t) + g_delta * ratio
+        g_kappa = -g_q0 / (2 * delta * t) - torch.where(free, g_delta / (4 * delta), torch.zeros_like(delta)) * kappa
+        # per value p̄ g + q ḡ + (2/n)(g_σ x + g_κ x̄), less its mean; what is conjugate is summed before it is conjugated
+        a, b, c, d = p.conj() / unit, q.conj() / unit, 2 / n * g_trace / unit, 2 / n * g_kappa.conj() / unit
+        shift = -((a * total).conj() + b * total) / n
+        a, b, c, d, shift = (v.to(x.dtype).resolve_conj().reshape(shape) for v in (a, b, c, d, shift))
+        torch.addcmul(shift, grad, b, out=work).addcmul_(x, d).conj_physical_().addcmul_(grad, a).addcmul_(x, c)
+        return work, g_weight, torch.view_as_real(total) if bias is not None else None, None

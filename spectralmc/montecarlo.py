@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass, replace
+import functools
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ from spectralmc.black import black_price
 from spectralmc.draws import Draws
 from spectralmc.functionals import Functional
 from spectralmc.paths import Sample, simulate
-from spectralmc.processes import TimeGrid
+from spectralmc.processes import TimeGrid, batch_size, with_fields
 from spectralmc.validation import Number, count, one_of, real
 
 _OUTCOMES = 1 << 21  # held at once for each functional
@@ -61,7 +61,7 @@ def monte_carlo_price(
     """
     one_of("kind", kind, ("call", "put"))
     k, b = real("log_moneyness", log_moneyness).double(), real("carry", carry, unit="1/year").double()
-    sets = _sets(process, grid, b)
+    sets = batch_size(process, real("maturity", grid.maturity), b)
     count("paths", paths)
     if k.ndim > 2 or (k.ndim == 2 and len(k) != sets):
         raise ValueError(f"log_moneyness must be (), (L,) or ({sets}, L); got shape {tuple(k.shape)}")
@@ -70,7 +70,8 @@ def monte_carlo_price(
     parts = []
     for first in range(0, sets, size):
         rows = slice(first, first + size)
-        part = _rows(process, rows), TimeGrid(_row(grid.maturity, rows), grid.steps), _row(b, rows)
+        cut = functools.partial(_row, rows=rows)
+        part = with_fields(process, cut), TimeGrid(cut(real("maturity", grid.maturity)), grid.steps), cut(b)
         parts.append(_priced(*part, functional, strikes[rows], draws, paths, kind, dtype, first))
     return MonteCarloPrice(torch.cat([value for value, _ in parts]), torch.cat([error for _, error in parts]))
 
@@ -109,16 +110,5 @@ def _payoff(sample: Sample, forward: Tensor, k: Tensor, sign: float) -> Tensor:
     return (sign * (ratio - torch.exp(k).to(ratio)[:, None])).clamp(min=0)
 
 
-def _sets(process: Any, grid: TimeGrid, carry: Tensor) -> int:
-    own = [getattr(process, f.name) for f in fields(process)] if is_dataclass(process) else []
-    return max(torch.as_tensor(value).numel() for value in [*own, grid.maturity, carry])
-
-
-def _rows(process: Any, rows: slice) -> Any:
-    batched = {f.name: _row(getattr(process, f.name), rows) for f in fields(process)} if is_dataclass(process) else {}
-    return replace(process, **batched) if batched else process
-
-
-def _row(value: Any, rows: slice) -> Any:
-    tensor = value if isinstance(value, Tensor) else real("parameter", value)
-    return tensor[rows] if tensor.ndim else value
+def _row(value: Tensor, rows: slice) -> Tensor:
+    return value[rows] if value.ndim else value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from spectralmc.device import complex_of
 from spectralmc.draws import Draws
 from spectralmc.functionals import Functional, expected_outcome
-from spectralmc.processes import Scheme, TimeGrid, scheme_of
+from spectralmc.processes import Scheme, TimeGrid, batch_size, scheme_of, with_fields
 from spectralmc.validation import Number, count, real
 
 _ARRAYS_ALIVE = 44  # tensors of 8 bytes an entry alive at once while a chunk is stepped (counters, words, normals, state), measured
@@ -143,15 +143,7 @@ class _Run:
 
     @property
     def sets(self) -> int:
-        given = [
-            real("maturity", self.grid.maturity),
-            self.carry,
-            *(torch.as_tensor(v) for v in vars(self.process).values() if _numeric(v)),
-        ]
-        shapes = {tuple(value.shape) for value in given} - {()}
-        if len(shapes) > 1 or any(len(shape) > 1 for shape in shapes):
-            raise ValueError(f"parameters, maturity and carry must be numbers or (B,) with one B; got shapes {sorted(shapes)}")
-        return next(iter(shapes))[0] if shapes else 1
+        return batch_size(self.process, real("maturity", self.grid.maturity), self.carry)
 
     def chunks(self, memory: int, stored: int = 1) -> Iterator[range]:
         """Cut the paths into runs of a power of two that fit the budget."""
@@ -170,7 +162,7 @@ class _Run:
         """Yield X at every fixing, (B, n)."""
         zeros = torch.zeros(self.sets, len(chunk), dtype=self.dtype)
         dt = (real("maturity", self.grid.maturity) / self.grid.steps).to(self.dtype).reshape(-1, 1)
-        process = _in_columns(self.process, self.dtype)
+        process = with_fields(self.process, lambda value: value.to(self.dtype).reshape(-1, 1))  # (B, 1) meets (B, N)
         state = process.start(zeros) if hasattr(process, "start") else (zeros,)
         sets = range(self.first_set, self.first_set + self.sets)
         for normals in self.draws.normals(sets, chunk, self.grid.steps, self.factors, self.dtype, self.paths):
@@ -211,16 +203,3 @@ class _Run:
             raise ValueError(f"outcomes must be finite and positive; {name} gave some that are not: check parameters and scheme")
         randomizations = self.draws.randomizations if self.draws.sampling == "sobol" else 0
         return Sample(log_outcome, forward.to(self.dtype).expand(self.sets), randomizations)
-
-
-def _in_columns(process: Any, dtype: torch.dtype) -> Any:
-    """Return the process with its (B,) parameters as (B, 1) columns, so that they meet (B, N) tensors as the formulae say."""
-    if not is_dataclass(process) or isinstance(process, type):
-        return process
-    given = {f.name: getattr(process, f.name) for f in fields(process) if f.init and _numeric(getattr(process, f.name))}
-    columns = {name: value if isinstance(value, Tensor) else real(name, value) for name, value in given.items()}
-    return replace(process, **{name: value.to(dtype).reshape(-1, 1) for name, value in columns.items() if value.ndim == 1})
-
-
-def _numeric(value: Any) -> bool:
-    return isinstance(value, int | float | Tensor | list | tuple) or hasattr(value, "__array__")

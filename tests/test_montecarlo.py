@@ -69,3 +69,21 @@ def test_bad_input_is_refused(change: dict[str, object], message: str) -> None:
     arguments = {"process": LAW, "functional": smc.Terminal(), "grid": GRID, "log_moneyness": K, "draws": smc.Draws(1), "paths": 16}
     with pytest.raises(ValueError, match=message):
         smc.monte_carlo_price(**(arguments | change))
+
+
+def test_parameter_sets_of_two_lengths_are_refused_as_in_simulation() -> None:
+    with pytest.raises(ValueError, match=r"with one B; got shapes \[\(2,\), \(3,\)\]"):
+        smc.monte_carlo_price(smc.BlackScholes([0.2, 0.3]), smc.Terminal(), smc.TimeGrid([1.0, 2.0, 3.0], 1), K, smc.Draws(1), 64)
+
+
+@dataclass(frozen=True)
+class Flagged(smc.BlackScholes):
+    """A process with attributes that are no numbers."""
+
+    name: str = "flagged"
+    strict: bool = True
+
+
+def test_attributes_that_are_no_numbers_are_left_alone() -> None:
+    price = smc.monte_carlo_price(Flagged([0.2, 0.3]), smc.Terminal(), smc.TimeGrid(1.0, 1), K, smc.Draws(1), 64)
+    assert price.value.shape == (2, 3)

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -98,3 +99,32 @@ def scheme_of(process: Any, name: str | None) -> Scheme:
 def column(value: Number, like: Tensor) -> Tensor:
     """Return a parameter () or (B,) as a (1, 1) or (B, 1) tensor with the precision of ``like``."""
     return torch.as_tensor(value, dtype=like.dtype).reshape(-1, 1)
+
+
+def numeric_fields(process: Any) -> dict[str, Tensor]:
+    """Return the numbers among the attributes of a process, () or (B,) each: what a batch of parameter sets is made of."""
+    found = {}
+    for name, value in vars(process).items():
+        if isinstance(value, Tensor):
+            found[name] = value
+        elif isinstance(value, int | float | list | tuple | np.generic | np.ndarray) and np.asarray(value).dtype.kind in "iuf":
+            found[name] = real(name, np.asarray(value))
+    return found
+
+
+def batch_size(process: Any, *contract: Tensor) -> int:
+    """Return B, the number of parameter sets in a process and its contract (maturity, carry), or refuse their shapes."""
+    given = [*contract, *numeric_fields(process).values()]
+    shapes = {tuple(value.shape) for value in given} - {()}
+    if len(shapes) > 1 or any(len(shape) > 1 for shape in shapes):
+        raise ValueError(f"parameters, maturity and carry must be numbers or (B,) with one B; got shapes {sorted(shapes)}")
+    return next(iter(shapes))[0] if shapes else 1
+
+
+def with_fields(process: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return the process with ``change`` applied to each of its (B,) parameters; only a dataclass can have such."""
+    if not is_dataclass(process) or isinstance(process, type):
+        return process
+    settable = {f.name for f in fields(process) if f.init}
+    batched = {name: value for name, value in numeric_fields(process).items() if value.ndim == 1 and name in settable}
+    return replace(process, **{name: change(value) for name, value in batched.items()})

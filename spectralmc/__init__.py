@@ -27,6 +27,7 @@ _HOME = {
     "Draws": "draws",
     "FrequencyGrid": "spectrum",
     "GeometricAverage": "functionals",
+    "Heston": "processes",
     "Market": "parameters",
     "ModReLU": "nn",
     "ParameterSpace": "parameters",

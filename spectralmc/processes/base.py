@@ -147,7 +147,7 @@ def numeric_fields(process: Any) -> dict[str, Tensor]:
 
     Shapes: () or (B,) each, behind as many axes of its own as ``own_axes`` of the process gives the field (those of the assets).
     """
-    found = {}
+    found: dict[str, Tensor] = {}
     for name, value in vars(process).items():
         if _nested(value):
             found |= {f"{name}.{inner}": tensor for inner, tensor in numeric_fields(value).items()}

@@ -61,6 +61,7 @@ _HOME = {
     "load_records": "records",
     "monte_carlo_price": "montecarlo",
     "read_quotes": "market",
+    "sample_blocks": "paths",
     "simulate": "paths",
     "train": "training",
 }

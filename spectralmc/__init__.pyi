@@ -30,6 +30,7 @@ from spectralmc.parameters import Market as Market
 from spectralmc.parameters import ParameterSpace as ParameterSpace
 from spectralmc.parameters import ZeroCurve as ZeroCurve
 from spectralmc.paths import Sample as Sample
+from spectralmc.paths import sample_blocks as sample_blocks
 from spectralmc.paths import simulate as simulate
 from spectralmc.pricing import cos_price as cos_price
 from spectralmc.processes import BlackScholes as BlackScholes

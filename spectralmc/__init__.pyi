@@ -34,8 +34,13 @@ from spectralmc.paths import sample_blocks as sample_blocks
 from spectralmc.paths import simulate as simulate
 from spectralmc.pricing import cos_price as cos_price
 from spectralmc.processes import BlackScholes as BlackScholes
+from spectralmc.processes import CorrelatedBlackScholes as CorrelatedBlackScholes
 from spectralmc.processes import Heston as Heston
+from spectralmc.processes import LognormalJumps as LognormalJumps
+from spectralmc.processes import Merton as Merton
 from spectralmc.processes import TimeGrid as TimeGrid
+from spectralmc.processes import VarianceGamma as VarianceGamma
+from spectralmc.processes import WithJumps as WithJumps
 from spectralmc.records import load_records as load_records
 from spectralmc.spectrum import FrequencyGrid as FrequencyGrid
 from spectralmc.spectrum import empirical_characteristic_function as empirical_characteristic_function

@@ -19,7 +19,7 @@ def _exact(process: CorrelatedBlackScholes, state: State, dt: Tensor, normals: T
     (x,) = state
     volatility, root = _columns(process.volatility, 1, dt), _columns(process.root, 2, dt)
     deviation = volatility * dt.sqrt()
-    return (x + deviation * torch.einsum("acbn,cbn->abn", root.expand(-1, -1, x.shape[1], -1), normals) - deviation**2 / 2,)
+    return (x + deviation * torch.einsum("acb,cbn->abn", root[..., 0].expand(-1, -1, normals.shape[1]), normals) - deviation**2 / 2,)
 
 
 def _columns(value: Number, own: int, like: Tensor) -> Tensor:

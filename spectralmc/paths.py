@@ -76,7 +76,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Paths:
-    """Stored paths, for figures: times (M+1,) or (B, M+1) in years and log_return ln(S_t/F_t), (B, N, M+1), both from 0."""
+    """Stored paths, for figures: times (M+1,) or (B, M+1) in years, log_return ln(S_t/F_t) (B, N, M+1) or (A, B, N, M+1), both from 0."""
 
     times: Tensor
     log_return: Tensor

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -113,9 +114,10 @@ class ParameterSpace:
     Parameters
     ----------
     process
-        class of the process; its fields are the model parameters.
+        class of the process, or a function of named parameters that makes one (Bates: Heston and its jumps); these names are the model
+        parameters.
     bounds
-        for every field (lower, upper), or a number that stays fixed.
+        for every name (lower, upper), or a number that stays fixed.
     maturity
         (lower, upper) in years, or a number.
     carry
@@ -127,9 +129,11 @@ class ParameterSpace:
     ------
     ValueError
         a parameter unknown, missing, not finite, or with lower ≥ upper; a maturity that is not positive.
+    TypeError
+        a function whose parameters cannot all be given by name.
     """
 
-    process: type[Any]
+    process: Callable[..., Any]
     bounds: Mapping[str, Bound]
     maturity: Bound
     carry: Bound = 0.0
@@ -137,7 +141,7 @@ class ParameterSpace:
     box: dict[str, tuple[float, float]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        names = [f.name for f in fields(self.process)]
+        names = self.names
         refuse_unknown(self.bounds, names)
         for name in names:
             if name not in self.bounds:
@@ -152,6 +156,11 @@ class ParameterSpace:
             real(f"lower bound of logarithmic {name}", self.box[name][0], "positive")
         for end in (0, 1):  # the process checks its own rules
             self.at({name: bounds[end] for name, bounds in self.box.items()})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the model parameters, in the order in which the process takes them."""
+        return tuple(_named_parameters(self.process))
 
     @property
     def free(self) -> tuple[str, ...]:
@@ -196,6 +205,13 @@ class ParameterSpace:
             if bool(outside.any()):
                 bad = points[name].detach()[outside].flatten()[0].item()
                 raise ValueError(f"{name} must lie in the trained box [{low:g}, {high:g}]; got {bad:g}: train on a wider box")
+
+
+def _named_parameters(process: Callable[..., Any]) -> Iterator[str]:
+    for parameter in inspect.signature(process).parameters.values():
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise TypeError(f"a process is made from parameters that have names; {process.__name__} takes {parameter}")
+        yield parameter.name
 
 
 def _interval(name: str, bound: Bound) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import importlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -229,7 +229,7 @@ class Surrogate:
 
     def _named(self, parameters: Parameters | Any) -> dict[str, Number]:
         space = self.problem.space
-        known = [f.name for f in fields(space.process)]
+        known = list(space.names)
         given: dict[str, Any] = dict(parameters) if isinstance(parameters, Mapping) else {n: getattr(parameters, n, None) for n in known}
         refuse_unknown(given, known)
         for name in known:

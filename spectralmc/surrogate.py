@@ -13,6 +13,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as load_bytes
+from safetensors.torch import save as save_bytes
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -256,10 +258,9 @@ class Surrogate:
         self.problem.space.check(points)
         return points, not shape
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write one safetensors file, atomically; return its path."""
+    def _description(self) -> dict[str, Any]:
         p = self.problem
-        description = {
+        return {
             "format": _FORMAT,
             "process": p.space.process.__name__,
             "box": p.space.box,
@@ -273,14 +274,19 @@ class Surrogate:
             "relative_error": self.relative_error,
             "record": self.record,
         }
+
+    def _tensors(self) -> dict[str, Tensor]:
         tensors = {**self.network.state_dict(), "centre": self.centre, "spread": self.spread}
+        return {name: _real_view(tensor).contiguous() for name, tensor in tensors.items()}
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write one safetensors file, atomically; return its path."""
         target = Path(path)
         if not target.parent.is_dir():
             raise FileNotFoundError(f"no folder {str(target.parent)!r} to save a model in")
         part = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
-            held = {name: _real_view(tensor).contiguous() for name, tensor in tensors.items()}
-            save_file(held, part, {"spectralmc": json.dumps(description, sort_keys=True)})
+            save_file(self._tensors(), part, {"spectralmc": json.dumps(self._description(), sort_keys=True)})
             os.replace(part, target)
         except SafetensorError as error:
             raise OSError(f"the model could not be written to {str(target)!r}: {error}") from None
@@ -314,6 +320,29 @@ def load(path: str | os.PathLike[str], process: type[Any] | None = None, functio
         return _rebuilt(d, tensors, process, functional)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{str(path)!r} is damaged: {error!r}") from None
+
+
+def packed(surrogate: Surrogate) -> tuple[dict[str, Any], bytes]:
+    """Return what a store keeps of a surrogate: its description, plain data, and its tensors, a safetensors file without metadata."""
+    return surrogate._description(), save_bytes(surrogate._tensors())
+
+
+def unpacked(
+    description: dict[str, Any], tensors: bytes, process: type[Any] | None = None, functional: Functional | None = None
+) -> Surrogate:
+    """Return the surrogate that `packed` took apart; nothing in the bytes is executed.
+
+    Raises
+    ------
+    ValueError
+        the two are not of one surrogate of this version; an unknown process or functional.
+    """
+    if description.get("format") != _FORMAT:
+        raise ValueError(f"the model must be a surrogate of format {_FORMAT}; it says {description.get('format')!r}")
+    try:
+        return _rebuilt(description, load_bytes(tensors), process, functional)
+    except (SafetensorError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"the model is damaged: {error!r}") from None
 
 
 def _rebuilt(d: dict[str, Any], tensors: dict[str, Tensor], process: type[Any] | None, functional: Functional | None) -> Surrogate:

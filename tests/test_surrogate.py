@@ -18,7 +18,7 @@ from torch.special import ndtr
 
 import spectralmc as smc
 from spectralmc import surrogate as surrogate_module
-from spectralmc.surrogate import Problem
+from spectralmc.problem import Problem
 
 POINT = {"volatility": 0.3}
 K = torch.linspace(-0.3, 0.3, 7, dtype=torch.float64)
@@ -345,7 +345,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, damage: str) -> None:
 @pytest.mark.parametrize("metadata", [None, {"spectralmc": "{}"}, {"spectralmc": '{"format": "other"}'}, {"spectralmc": "[]"}])
 def test_a_foreign_file_is_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     save_file({"x": torch.zeros(2)}, tmp_path / "model", metadata)
-    with pytest.raises(ValueError, match=r"model' is not a surrogate of format spectralmc-surrogate-1; it says"):
+    with pytest.raises(ValueError, match=r"model' is not a surrogate of format spectralmc-surrogate-2; it says"):
         smc.load(tmp_path / "model")
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 import spectralmc as smc
 from spectralmc import training
-from spectralmc.surrogate import Problem
-from spectralmc.training import Trainer, mean_phases
+from spectralmc.problem import Problem
+from spectralmc.labels import Labeller, mean_phases
 
 TINY = smc.Recipe(paths=8, width=4, depth=1)
 STRIKES = torch.tensor([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0], dtype=torch.float64)
@@ -41,8 +41,8 @@ def state(surrogate: smc.Surrogate) -> Tensor:
 def labels(process: type, recipe: smc.Recipe, seed: int, copies: int = 96) -> tuple[Tensor, Tensor]:
     """Mean and standard error over independent labels of one point of the box, each (K,)."""
     space = smc.ParameterSpace(process, {"volatility": 0.5}, maturity=1.5, carry=0.03)
-    trainer = Trainer(Problem(space, smc.ArithmeticAverage(), 8, smc.FrequencyGrid(16.0, 32)), recipe, seed)
-    found = trainer.label(space.sample(copies), recipe.paths, 7, 0)
+    problem = Problem(space, smc.ArithmeticAverage(), 8, smc.FrequencyGrid(16.0, 32))
+    found = Labeller(problem, seed, recipe.low_noise)(space.sample(copies), recipe.paths, 7, 0).values
     return found.mean(0), torch.sqrt((found - found.mean(0)).abs().square().sum(0) / (copies * (copies - 1)))
 
 
@@ -55,9 +55,9 @@ def test_the_same_steps_and_seed_give_the_same_bits_and_another_seed_does_not() 
 
 
 def test_a_label_is_the_same_whatever_is_labelled_beside_it() -> None:
-    trainer = Trainer(Problem(ASIAN, smc.ArithmeticAverage(), 4, smc.FrequencyGrid()), SMALL, 5)
-    whole = trainer.label(ASIAN.sample(12, 5), 64, 2, 0)
-    part = trainer.label(ASIAN.sample(range(5, 9), 5), 64, 2, 5)
+    labeller = Labeller(Problem(ASIAN, smc.ArithmeticAverage(), 4, smc.FrequencyGrid()), 5)
+    whole = labeller(ASIAN.sample(12, 5), 64, 2, 0).values
+    part = labeller(ASIAN.sample(range(5, 9), 5), 64, 2, 5).values
     torch.testing.assert_close(part, whole[5:9], rtol=0, atol=1e-6)  # float32 phases, grouped otherwise
 
 
@@ -78,9 +78,9 @@ def test_labels_of_the_terminal_price_are_the_normal_law_itself() -> None:
     space = smc.ParameterSpace(smc.BlackScholes, {"volatility": (0.1, 0.5)}, maturity=(0.1, 2.0), carry=0.05)
     problem = Problem(space, smc.Terminal(), 1, smc.FrequencyGrid())
     normal = torch.exp(-(problem.grid.frequency**2) / 2).expand(8, -1)
-    controlled = Trainer(problem, SMALL, 1).label(space.sample(8), 64, 1, 0)
+    controlled = Labeller(problem, 1)(space.sample(8), 64, 1, 0).values
     torch.testing.assert_close(controlled.real, normal, rtol=0, atol=1e-6)  # φ̂ − φ̂ in float32
-    plain = Trainer(problem, smc.Recipe(low_noise=False), 1).label(space.sample(8), 1 << 12, 1, 0)
+    plain = Labeller(problem, 1, low_noise=False)(space.sample(8), 1 << 12, 1, 0).values
     error = torch.sqrt((1 - normal**2) / (1 << 12))
     assert bool(((plain - normal).abs() < sigmas(16 * 96) * error).all())
 
@@ -149,10 +149,11 @@ def test_plain_labels_teach_too_within_their_larger_bar() -> None:
 
 def test_the_history_and_the_record_say_what_happened() -> None:
     result = asian_result()
-    steps, seconds, losses = zip(*result.history, strict=True)
+    steps, seconds, losses, errors = zip(*result.history, strict=True)
     assert steps == (100, 128)
     assert 0 < seconds[0] < seconds[1]
     assert all(0 < loss < 0.01 for loss in losses)
+    assert all(0 < error < 0.01 for error in errors)
     record = result.surrogate.record
     assert not result.interrupted
     assert (record["seed"], record["steps"], record["parameter_sets"]) == (1, 128, 4 * 256)

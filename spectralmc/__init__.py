@@ -29,6 +29,7 @@ _HOME = {
     "FrequencyGrid": "spectrum",
     "GeometricAverage": "functionals",
     "GeometricBasket": "functionals",
+    "Heston": "processes",
     "KnockOut": "functionals",
     "Market": "parameters",
     "Maximum": "functionals",

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spectralmc.problem import Standard
 from spectralmc.spectrum import FrequencyGrid
 
 _TILE = 256  # parameter sets at once

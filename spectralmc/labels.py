@@ -6,9 +6,8 @@ Gaussian; minus a control on the same draws whose law is known: :math:`\hat\varp
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,10 +15,9 @@ from torch import Tensor
 from spectralmc.draws import Draws
 from spectralmc.paths import Sample, can_condition, control_of, simulate
 from spectralmc.problem import Outputs, Problem, Standard
-from spectralmc.spectrum import FrequencyGrid, powers
+from spectralmc.spectrum import FrequencyGrid, mean_contributions
 
-_TILE = 1 << 19  # complex numbers alive at once while phases are summed: within the cache
-_AT_ONCE = 1 << 17  # outcomes simulated at once
+_AT_ONCE = 1 << 15  # outcomes simulated at once: what a step works on stays in the cache
 
 
 @dataclass(frozen=True)
@@ -67,38 +65,11 @@ class Labeller:
 
 def estimated(sample: Sample, standard: Standard, grid: FrequencyGrid) -> Outputs:
     """Return what a sample says of the law, each of its parts unbiased."""
-    values = _values(sample, standard, grid)
     forward = sample.outcome.double().mean(1)
     mass = torch.ones_like(standard.mass) if sample.weight is None else sample.weight.double().mean(1)
-    if sample.control is not None:
-        assert sample.control_law is not None
+    if sample.control is not None and sample.control_law is not None:
         mean, variance = sample.control_law
-        w, centre = grid.frequency, (mean - torch.log(standard.forward) - standard.location) / standard.scale
-        known = torch.exp(1j * w * centre[:, None] - w**2 / 2 * (variance / standard.scale**2)[:, None])
-        values = values - _values(sample.control, standard, grid) + known
         forward = forward - sample.control.outcome.double().mean(1) + torch.exp(mean + variance / 2)
+    reference = replace(sample, forward=standard.forward.to(sample.log_outcome.dtype))
+    values = mean_contributions(reference, grid, standard.location, standard.scale) * mass[:, None]
     return Outputs(values, forward / standard.forward, mass)
-
-
-def _values(sample: Sample, standard: Standard, grid: FrequencyGrid) -> Tensor:
-    shift = torch.log(standard.forward) + standard.location
-    z = (sample.log_outcome - shift[:, None].to(sample.log_outcome.dtype)) / standard.scale[:, None].to(sample.log_outcome.dtype)
-    variance = None if sample.variance is None else sample.variance / standard.scale[:, None] ** 2
-    return mean_phases(z, grid, variance, sample.weight)
-
-
-def mean_phases(z: Tensor, grid: FrequencyGrid, variance: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
-    r"""Return the mean over paths of :math:`w e^{iw_kz - w_k^2v/2}`, (B, N) → (B, K) complex128, tile by tile in the cache."""
-    angle = z.to(torch.float32) * (math.pi / grid.half_width)
-    spread = None if variance is None else variance.to(torch.float32) * (-((math.pi / grid.half_width) ** 2) / 2)
-    squares = torch.arange(1, grid.size + 1, dtype=torch.float32)[:, None] ** 2
-    tile = max(_TILE // (grid.size * z.shape[1]), 1)
-    result = []
-    for first in range(0, len(z), tile):
-        phases = powers(angle[first : first + tile], grid.size)
-        if spread is not None:
-            phases = phases * torch.exp(squares[..., None] * spread[first : first + tile])
-        if weight is not None:
-            phases = phases * weight[first : first + tile].to(torch.float32)
-        result.append(phases.mean(2).T)
-    return torch.cat(result).to(torch.complex128)

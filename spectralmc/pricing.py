@@ -46,7 +46,7 @@ def cos_price(distribution: Distribution, log_moneyness: Number, kind: Literal["
 
 
 class PutSeries(NamedTuple):
-    """Puts as a linear map of φ: price = mass · ``constant`` + Re Σ_k ψ_k ``weights``_k, with ψ = mass · φ_Z(w_k) of the continuous part."""
+    """Puts as a linear map of φ: mass · ``constant`` + Re Σ_k ψ_k ``weights``_k with ψ = mass · φ_Z(w_k) of the continuous part."""
 
     weights: Tensor
     constant: Tensor

@@ -395,7 +395,7 @@ class Trainer:
         ridge, error = refitted(network, self.ring.inputs[:filled], self.ring.labels[:filled], lambda: self.held_out.error(network))
         surrogate = self.packed(network)
         total = self.step * self.recipe.fresh * self.recipe.paths
-        sets, paths = design(int(_CALIBRATION_SHARE * total), self.recipe.paths)
+        sets, paths = design(int(_CALIBRATION_SHARE * total), 4 * self.recipe.paths)
         found = calibrated(surrogate, Labeller(self.problem, self.seed, self.recipe.low_noise), sets, paths)
         record = {
             "seed": self.seed,

@@ -153,7 +153,7 @@ def test_damage_is_told_and_the_previous_checkpoint_is_whole(tmp_path: Path, how
     path = tmp_path / "run"
     learn(path, steps=40, checkpoint_seconds=0.0)
     damaged(path, how)
-    with pytest.raises(ValueError, match=rf"^the checkpoint '.*run' is damaged \(.*\): move it away to resume from '.*run\.previous'$"):
+    with pytest.raises(ValueError, match=r"^the checkpoint '.*run' is damaged \(.*\): move it away to resume from '.*run\.previous'$"):
         learn(path, steps=40)
     path.unlink()
     assert learn(path, steps=40).stopped == "finished"
@@ -189,7 +189,7 @@ def test_tensors_of_another_shape_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_told_before_the_steps_are_lost(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no folder '.*nowhere' to write a checkpoint in"):
+    with pytest.raises(FileNotFoundError, match=r"no folder '.*nowhere' to write a checkpoint in"):
         learn(tmp_path / "nowhere" / "run", steps=2)
 
 

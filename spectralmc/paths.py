@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple, overload
 
 import torch
@@ -75,7 +76,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Paths:
-    """Stored paths, for figures: times (M+1,) or (B, M+1) in years and log_return ln(S_t/F_t), (B, N, M+1), both from 0."""
+    """Stored paths, for figures: times (M+1,) or (B, M+1) in years, log_return ln(S_t/F_t) (B, N, M+1) or (A, B, N, M+1), both from 0."""
 
     times: Tensor
     log_return: Tensor
@@ -244,6 +245,10 @@ class _Run:
         draws.runs(count("paths", paths))  # refuses what cannot be divided
         return cls(process, grid, draws, paths, scheme_of(process, scheme), real("carry", carry, unit="1/year"), dtype, *rest)
 
+    @cached_property
+    def control_process(self) -> Any:
+        return self.process.control
+
     @property
     def sets(self) -> int:
         return batch_size(self.process, real("maturity", self.grid.maturity), self.carry)
@@ -313,8 +318,9 @@ class _Run:
         for chunk in self.chunks(memory, window, 2 * len(outcomes)):
             for whole, found in zip(outcomes, self.gathered(parts + controls, chunk), strict=True):
                 for name, value in found.items():
-                    out = whole.setdefault(name, torch.empty(self.sets, len(window), dtype=self.dtype))
-                    out[:, chunk.start - window.start : chunk.stop - window.start] = value
+                    if name not in whole:
+                        whole[name] = torch.empty(self.sets, len(window), dtype=self.dtype)
+                    whole[name][:, chunk.start - window.start : chunk.stop - window.start] = value
         runs = self.draws.runs(self.paths) * len(window) // self.paths
         known = [self.known(part, found, runs) for part, found in zip(controls, outcomes[len(parts) :], strict=True)]
         pairs = itertools.chain(known, itertools.repeat((None, None)))
@@ -345,7 +351,7 @@ class _Run:
                 f"{type(functional).__name__} under {type(self.process).__name__} has no control: it takes a functional with a control and "
                 "a process with a lognormal one"
             )
-        process, control = pair
+        process, control = self.control_process, pair[1]  # one object: its track is shared
         takes, given = (int(getattr(p, "factors", 1)) for p in (process, self.process))
         if takes != given:
             names = type(process).__name__, type(self.process).__name__

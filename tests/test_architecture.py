@@ -20,8 +20,8 @@ PACKAGE = ROOT / "spectralmc"
 # fmt: off
 ORDER = (
     "validation", "device", "draws", "parameters", "processes", "functionals", "paths", "spectrum", "cuda", "black", "montecarlo",
-    "distribution", "pricing", "nn", "surrogate", "training", "market", "store", "records", "verdicts", "figures", "explorer",
-    "pages", "engine", "runner", "reports", "stored", "cli",
+    "distribution", "pricing", "nn", "surrogate", "training", "market", "store", "book", "records", "verdicts", "figures", "explorer",
+    "pages", "terminal", "engine", "runner", "reports", "stored", "commands", "cli",
 )
 # fmt: on
 BLIND = ("spectrum", "distribution", "pricing", "black")  # they consume φ and never ask where it comes from

@@ -71,7 +71,7 @@ def add_parsers(commands: Any) -> None:
     add("show", _show, "one version whole").add_argument("version", metavar="VERSION", nargs="?", default="latest")
     add("log", _log, "every record, newest first")
     verify = add("verify", _verify, "read every byte; say what is damaged")
-    verify.add_argument("--expect", metavar="N:HASH", action="append", default=[], help="a version known from elsewhere; may be repeated")
+    verify.add_argument("--expect", metavar="N:HASH", action="append", default=[], help="a record known from elsewhere; may be repeated")
     tag = add("tag", _tag, "list the tags, or move one")
     tag.add_argument("name", metavar="NAME", nargs="?")
     tag.add_argument("version", metavar="VERSION", nargs="?", default="latest")
@@ -198,7 +198,7 @@ def _tag(options: argparse.Namespace) -> int:
     with _users():
         record = store.tag(options.name, None if options.delete else options.version, options.message)
     if not _json(options, _plain(record)):
-        say(f"✓ {printable(record.message)}")
+        say(f"✓ {printable(record.message)} · {record.number}:{record.hash}")
     return DONE
 
 

@@ -220,7 +220,7 @@ class Store:
                 races += 1
                 time.sleep(random.random() * min(2**races, 64) * 1e-3)
                 continue
-            with suppress(OSError):  # the next commit seals it
+            with suppress(OSError, DamagedError):  # the next commit seals it, or says why not
                 seal(directory, record)
             return record
         raise ConflictError(f"store {self.path} is busy: other commits won for {PATIENCE:g} s")
@@ -380,7 +380,7 @@ class Store:
     def verify(self, expect: Iterable[str] = ()) -> Audit:
         """Read every byte and say what is damaged; write nothing.
 
-        ``expect`` are anchors kept outside the store, "NUMBER:HASH" of versions: they show an end that was cut off or rewritten.
+        ``expect`` are anchors kept outside the store, "NUMBER:HASH" of records: they show an end that was cut off or rewritten.
 
         Raises
         ------
@@ -393,9 +393,9 @@ class Store:
                 audit, records = audited(directory)
         except DamagedError as damage:
             return Audit((str(damage),))
-        hashes = {record.number: record.hash for record in records if record.kind == "version"}
-        wrong = [anchor for anchor in anchors if hashes.get(int(anchor[1])) != anchor[2]]
-        lost = [f"version {a[1]} is not the one expected: {'rewritten' if int(a[1]) in hashes else 'gone'}" for a in wrong]
+        known = {(record.number, record.hash) for record in records}
+        gone = [anchor[0] for anchor in anchors if (int(anchor[1]), anchor[2]) not in known]
+        lost = [f"{anchor} is expected and not in the log: cut off or rewritten" for anchor in gone]
         return replace(audit, problems=(*audit.problems, *lost))
 
 
@@ -453,7 +453,7 @@ def _told(what: str, path: str) -> Iterator[None]:
 
 
 def _refuse_anchor(anchor: str) -> re.Match[str]:
-    raise ValueError(f"an anchor must be NUMBER:HASH, a version and its 64 digits; got {anchor[:90]!a}")
+    raise ValueError(f"an anchor must be NUMBER:HASH, of 64 digits; got {anchor[:90]!a}")
 
 
 def _text(name: str, value: str) -> str:

@@ -164,8 +164,13 @@ def open_folder(name: Name, root: int | None, stack: ExitStack) -> int:
     """Return the descriptor of a folder, closed with ``stack``."""
     nofollow = 0 if root is None else os.O_NOFOLLOW  # the store itself may be reached by a link, its folders may not
     descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | nofollow, dir_fd=root)
-    stack.callback(os.close, descriptor)
+    stack.callback(_close, descriptor)
     return descriptor
+
+
+def _close(descriptor: int) -> None:
+    with suppress(OSError):  # nothing was written through it: what was done is done
+        os.close(descriptor)
 
 
 def _lock(gate: int, root: int, exclusive: bool, path: Name) -> None:

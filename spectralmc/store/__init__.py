@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import getpass
 import hashlib
+import json
 import math
 import os
 import random
@@ -210,7 +211,7 @@ class Store:
             if head and not sealed:
                 os.fsync(directory.folders["log"])  # a seal never outlives its record
                 seal(directory, head)
-            record = Record(hashlib.sha256(raw).hexdigest(), body)
+            record = Record(hashlib.sha256(raw).hexdigest(), json.loads(raw))
             try:
                 directory.create("log", file_name(record.sequence), framed(raw))
             except UnknownOutcomeError as error:

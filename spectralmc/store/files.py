@@ -191,6 +191,5 @@ def _lock(gate: int, root: int, exclusive: bool, path: Name) -> None:
 
 def place_of(folder: str, name: str) -> str:
     """Return where a file is, fit for one line of any terminal."""
-    return f"{folder}/{name}" if name.isascii() and name.isprintable() and len(name) < 100 else f"{folder}/{name[:60]!a}"
-
-
+    fit = name.isascii() and name.isprintable() and len(name) < 100
+    return os.path.join(folder, name if fit else ascii(name[:60]))

@@ -36,7 +36,7 @@ class System:
 
 
 class Faulty(System):
-    """``os`` whose call number ``at`` fails: "kill" before it, "killed" after it, an error instead of it, or "lost": done, but EIO."""
+    """``os`` whose call number ``at`` fails: the process dies before ("kill") or after it ("cut"), an error, or "lost": done, but EIO."""
 
     def __init__(self, at: int, fault: str) -> None:
         self.at, self.fault, self.calls, self.dead = at, fault, 0, False
@@ -56,9 +56,9 @@ class Faulty(System):
                 self.die()
             if mine and self.fault in ("EIO", "ENOSPC") and name != "close":  # a descriptor is closed whatever close says
                 raise OSError(getattr(errno, self.fault), os.strerror(getattr(errno, self.fault)))
-            result = real(*arguments, **named)
+            result = real(*arguments, **named) if name != "fsync" else None  # only a real loss of power could tell
             self.note(name, arguments, result)
-            if mine and self.fault == "killed":
+            if mine and self.fault == "cut":
                 self.die()
             if mine and self.fault in ("EIO", "ENOSPC", "lost"):
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -85,7 +85,7 @@ class Disk(Faulty):
     """
 
     def __init__(self, at: int, root: Path) -> None:
-        super().__init__(at, "killed")
+        super().__init__(at, "cut")
         self.root = root
         self.data = {file.stat().st_ino: file.read_bytes() for file in root.rglob("*") if file.is_file()}
         self.names = {folder: self.now(folder) for folder in FOLDERS}
@@ -95,7 +95,9 @@ class Disk(Faulty):
 
     def note(self, name: str, arguments: tuple[Any, ...], result: Any) -> None:
         super().note(name, arguments, result)
-        if name == "fsync":
+        if name == "open" and arguments[1] & os.O_CREAT:
+            self.data.pop(os.fstat(result).st_ino, None)  # numbers of removed files are used again
+        if name == "fsync" and flushes(arguments[0]):
             about = os.fstat(arguments[0])
             if stat.S_ISDIR(about.st_mode):
                 folder = next(f for f in FOLDERS if (self.root / f).stat().st_ino == about.st_ino)
@@ -111,7 +113,7 @@ class Disk(Faulty):
 
     def written(self, target: Path, names: dict[str, dict[str, int]]) -> Store:
         for folder in FOLDERS:
-            (target / folder).mkdir()
+            (target / folder).mkdir(exist_ok=True)
             for name, inode in names[folder].items():
                 (target / folder / name).write_bytes(self.data.get(inode, b""))
         return Store(target)
@@ -133,8 +135,13 @@ def system(fake: System) -> Iterator[None]:
 # Planted defects ----------------------------------------------------------------------------------------------------------------
 
 
-def is_folder(descriptor: int) -> bool:
-    return stat.S_ISDIR(os.fstat(descriptor).st_mode)
+def flushes(descriptor: int) -> bool:
+    """Whether fsync does something; a defect changes it."""
+    return True
+
+
+def is_file(descriptor: int) -> bool:
+    return stat.S_ISREG(os.fstat(descriptor).st_mode)
 
 
 def rename_if_free(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int, **_: Any) -> None:
@@ -167,11 +174,11 @@ class Anything:
 
 def plant(defect: str) -> None:
     """Change the store of this process for good."""
-    if defect == "no fsync":
-        os.fsync = lambda descriptor: None
-    elif defect == "no fsync of folders":
+    global flushes
+    if defect in ("no fsync", "no fsync of folders"):
         real = os.fsync
-        os.fsync = lambda descriptor: None if is_folder(descriptor) else real(descriptor)
+        flushes = is_file if "folders" in defect else lambda descriptor: False
+        os.fsync = lambda descriptor: real(descriptor) if flushes(descriptor) else None
     elif defect == "exists, then rename":
         os.link = rename_if_free  # type: ignore[assignment]
     elif defect == "write in place":
@@ -190,10 +197,11 @@ DEFECTS = ("no fsync", "no fsync of folders", "exists, then rename", "write in p
 @contextlib.contextmanager
 def planted(defect: str) -> Iterator[None]:
     """Plant a defect for a while ("" for none)."""
-    before = os.fsync, os.link, files.Directory.create, records.framed, store.seal  # type: ignore[attr-defined]
+    global flushes
+    before = os.fsync, os.link, files.Directory.create, records.framed, store.seal, flushes  # type: ignore[attr-defined]
     try:
         if defect:
             plant(defect)
         yield
     finally:
-        os.fsync, os.link, files.Directory.create, records.framed, store.seal = before  # type: ignore[method-assign,attr-defined]
+        os.fsync, os.link, files.Directory.create, records.framed, store.seal, flushes = before  # type: ignore[method-assign,attr-defined]

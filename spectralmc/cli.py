@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from spectralmc import __version__, commands
-from spectralmc.terminal import DONE, FAILED, INTERRUPTED, WRONG, InputError, NotFoundError, complain, let_go, say
+from spectralmc.terminal import DONE, FAILED, INTERRUPTED, WRONG, InputError, NotFoundError, complain, let_go, printable, say
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         return complain(f"{error.name} is not installed: in the clone, pip install -e '.[batch]'", FAILED)
     except OSError as error:
         let_go(sys.stdout)
-        return complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", FAILED)
+        return complain(printable(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"), FAILED)
     except InputError as error:
         return complain(str(error), FAILED if isinstance(error, NotFoundError) else WRONG)
 

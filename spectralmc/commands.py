@@ -92,11 +92,11 @@ def _ending(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.
         try:
             return command(options)
         except ConflictError as error:
-            return complain(str(error), CONFLICT)
+            return complain(printable(str(error)), CONFLICT)
         except UnknownOutcomeError as error:
-            return complain(f"{error.strerror}: {error.filename}", UNKNOWN)
+            return complain(printable(f"{error.strerror}: {error.filename}"), UNKNOWN)
         except (DamagedError, MissingError) as error:
-            return complain(str(error), FAILED)
+            return complain(printable(str(error)), FAILED)
 
     return run
 
@@ -109,7 +109,7 @@ def _users() -> Iterator[None]:
     except DamagedError:
         raise
     except (ValueError, TypeError) as error:
-        raise InputError(str(error)) from error
+        raise InputError(printable(str(error))) from error
 
 
 def _store(options: argparse.Namespace, folder: str | None = None) -> Store:

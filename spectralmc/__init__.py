@@ -47,6 +47,7 @@ _HOME = {
     "SplitBatchNorm": "nn",
     "SplitReLU": "nn",
     "SplitSiLU": "nn",
+    "Store": "store",
     "Surrogate": "surrogate",
     "Terminal": "functionals",
     "TimeGrid": "processes",

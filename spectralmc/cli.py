@@ -1,20 +1,19 @@
 """The command line. It starts without torch and imports what a command needs when that command runs.
 
-Exit status: 0 done, 1 failed or damaged, 2 wrong usage or bad input, 130 interrupted. Errors are one line on the error stream.
+Exit status: 0 done, 1 failed, damaged or not found, 2 wrong usage or bad input, 4 conflict, 6 commit state unknown, 130 interrupted.
+Errors are one line on the error stream.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from spectralmc import __version__
-
-DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+from spectralmc import __version__, commands
+from spectralmc.terminal import DONE, FAILED, INTERRUPTED, WRONG, InputError, NotFoundError, complain, let_go, printable, say
 
 
 class _Parser(argparse.ArgumentParser):
@@ -26,38 +25,36 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    options = _parser().parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # an ASCII locale loses a letter, not the run
     try:
-        status = int(options.command(options))
-        if sys.stdout is not None:  # None where it was closed
-            sys.stdout.flush()
-        return status
+        try:
+            options = _parser().parse_args(arguments)
+            return int(options.command(options))
+        finally:
+            if sys.stdout is not None:  # None where it was closed
+                sys.stdout.flush()
     except KeyboardInterrupt:
-        return _complain("interrupted", INTERRUPTED)
+        return complain("interrupted", INTERRUPTED)
     except BrokenPipeError:  # the reader has gone; nothing more to say, not even when Python closes the stream
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        let_go(sys.stdout)
         return FAILED
     except ModuleNotFoundError as error:
-        return _complain(f"{error.name} is not installed: in the clone, pip install -e '.[batch]'", FAILED)
+        return complain(f"{error.name} is not installed: in the clone, pip install -e '.[batch]'", FAILED)
     except OSError as error:
-        return _complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", FAILED)
-    except ValueError as error:
-        from spectralmc.runner import InputError, NotFoundError
-
-        if not isinstance(error, InputError):
-            raise  # ours to mend, so whole
-        return _complain(str(error), FAILED if isinstance(error, NotFoundError) else WRONG)
+        let_go(sys.stdout)
+        return complain(printable(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"), FAILED)
+    except InputError as error:
+        return complain(str(error), FAILED if isinstance(error, NotFoundError) else WRONG)
 
 
 def _parser() -> _Parser:
     parser = _Parser(prog="spectralmc", description="A research workbench for spectral Monte Carlo.")
     parser.add_argument("--version", action="version", version=f"spectralmc {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    several = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="run one notebook with parameters: executed notebook, offline page, record")
+    run = several.add_parser("run", help="run one notebook with parameters: executed notebook, offline page, record")
     run.add_argument("notebook", metavar="NOTEBOOK")
     run.add_argument("-p", dest="values", metavar="NAME=VALUE", action="append", default=[], help="a parameter; may be repeated")
     run.add_argument("-f", dest="file", metavar="FILE.yaml", help="a file of parameters, 'name: value'; -p goes before it")
@@ -65,21 +62,23 @@ def _parser() -> _Parser:
     run.add_argument("--timeout", metavar="S", type=float, help="seconds the whole run may take")
     run.set_defaults(command=_run)
 
-    report = commands.add_parser("report", help="run the standard set of notebooks and write the gallery index.html")
+    report = several.add_parser("report", help="run the standard set of notebooks and write the gallery index.html")
     report.add_argument("--out", metavar="DIR", default="reports", help="folder of the gallery (default: %(default)s)")
     report.add_argument("--runs", metavar="DIR", default="notebooks/runs", help="folder of the run files (default: %(default)s)")
     report.add_argument("--resume", action="store_true", help="keep finished runs whose notebook and parameters are unchanged")
     report.add_argument("--workers", metavar="N", type=int, default=1, help="processes that run notebooks (default: %(default)s)")
     report.set_defaults(command=_report)
 
-    notebooks = commands.add_parser("notebooks", help="store clean outputs in the notebooks, or check the stored ones")
+    notebooks = several.add_parser("notebooks", help="store clean outputs in the notebooks, or check the stored ones")
     what = notebooks.add_mutually_exclusive_group(required=True)
     what.add_argument("--update", action="store_true", help="run each on its defaults and store its outputs")
     what.add_argument("--check", action="store_true", help="check parameters cell, outputs, execution counts, sizes")
     notebooks.add_argument("names", metavar="NAME", nargs="*", help="notebooks (default: all in notebooks/)")
     notebooks.set_defaults(command=_notebooks)
 
-    device = commands.add_parser("device", help="say what this machine can do, with a remedy for what it cannot")
+    commands.add_parsers(several)
+
+    device = several.add_parser("device", help="say what this machine can do, with a remedy for what it cannot")
     device.add_argument("--json", action="store_true", help="for programs")
     device.set_defaults(command=_device)
     return parser
@@ -91,9 +90,9 @@ def _run(options: argparse.Namespace) -> int:
     values = runner.read_yaml(Path(options.file)) if options.file else {}
     values |= runner.read_values(options.notebook, options.values)
     result = runner.run(options.notebook, values, options.out, timeout=options.timeout)
-    _say(_line(result.record))
+    say(_line(result.record))
     for file in result.record["files"].values():
-        _say(str(result.folder / file))
+        say(str(result.folder / file))
     return DONE if result.done else FAILED
 
 
@@ -104,10 +103,10 @@ def _report(options: argparse.Namespace) -> int:
 
     def tell(record: dict[str, Any]) -> None:
         with tqdm.external_write_mode():
-            _say(_line(record))
+            say(_line(record))
 
     records = reports.report(options.out, options.resume, runs=options.runs, workers=options.workers, tell=tell)
-    _say(f"{Path(options.out) / 'index.html'}")
+    say(f"{Path(options.out) / 'index.html'}")
     return DONE if all(record["status"] == "done" for record in records) else FAILED
 
 
@@ -121,9 +120,9 @@ def _notebooks(options: argparse.Namespace) -> int:
     for path in paths:
         found = stored.problems(path) if options.check else stored.update(path)
         for problem in found:
-            status = _complain(problem, FAILED)
+            status = complain(problem, FAILED)
         if not found:
-            _say(f"✓ {path.name}")
+            say(f"✓ {path.name}")
     return status
 
 
@@ -138,12 +137,12 @@ def _device(options: argparse.Namespace) -> int:
 
     checks = check()
     if options.json:
-        _say(json.dumps([{"name": c.name, "ok": c.ok, "detail": c.detail, "remedy": c.remedy} for c in checks], indent=1))
+        say(json.dumps([{"name": c.name, "ok": c.ok, "detail": c.detail, "remedy": c.remedy} for c in checks], indent=1))
     else:
         width = max(len(c.name) for c in checks)
         for c in checks:
             remedy = f"; remedy: {c.remedy}" if c.ok is False and c.remedy else ""
-            _say(f"{'–' if c.ok is None else '✓' if c.ok else '✗'} {c.name:{width}}  {c.detail}{remedy}")
+            say(f"{'–' if c.ok is None else '✓' if c.ok else '✗'} {c.name:{width}}  {c.detail}{remedy}")
     return FAILED if any(c.ok is False for c in checks) else DONE
 
 
@@ -153,20 +152,3 @@ def _line(record: dict[str, Any]) -> str:
     mark = "✓" if record["status"] == "done" else "✗"
     parts = [f"{mark} {record['name']}", record["status"], summary(record), record["reason"] or ""]
     return " · ".join(part for part in parts if part)
-
-
-def _say(text: str, file: Any = None) -> None:
-    """Print a line; where the terminal knows no ✓, ✗ or dash, in letters it does know."""
-    file = file or sys.stdout
-    try:
-        text.encode(getattr(file, "encoding", None) or "utf-8")
-    except UnicodeEncodeError:
-        for sign, plain in (("✓", "[ok]"), ("✗", "[FAIL]"), ("–", "[-]"), (" · ", " | "), ("≤", "<="), ("≥", ">=")):
-            text = text.replace(sign, plain)
-    print(text, file=file, flush=True)
-
-
-def _complain(message: str, status: int) -> int:
-    for line in message.splitlines():
-        _say(f"spectralmc: {'' if status == INTERRUPTED else 'error: '}{line}", sys.stderr)
-    return status

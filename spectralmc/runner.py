@@ -43,6 +43,8 @@ from papermill.exceptions import PapermillExecutionError
 from spectralmc import __version__, pages
 from spectralmc.engine import NAME as ENGINE
 from spectralmc.records import SCHEMA
+from spectralmc.terminal import InputError as InputError
+from spectralmc.terminal import NotFoundError as NotFoundError
 from spectralmc.verdicts import MIME
 from spectralmc.verdicts import SCHEMA as PAYLOAD
 
@@ -51,14 +53,6 @@ _KINDS: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 _INTERVAL = re.compile(r",?\s*\bin\s*([\[(])\s*([-+.\w]+)\s*,\s*([-+.\w]+)\s*([\])])\s*$")
 _EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")  # 1e-3 is text to YAML 1.1, a number to everybody else
 _NAME = re.compile(r"(?!index$)[A-Za-z0-9][A-Za-z0-9_-]*")  # no dot: NAME.failed.html must be of no other run
-
-
-class InputError(ValueError):
-    """What the user gave cannot be used; nothing was run. The message is one sentence for the command line."""
-
-
-class NotFoundError(InputError):
-    """A file that was named is not there."""
 
 
 # Parameters ---------------------------------------------------------------------------------------------------------------------

@@ -164,7 +164,7 @@ def test_a_fault_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_marks_survive_an_ascii_locale_and_a_reader_that_leaves() -> None:
-    code = "from spectralmc import cli; cli._say('✓ a · b – ≤ φ'); cli._say('✗', cli.sys.stderr)"
+    code = "from spectralmc.terminal import say; say('✓ a · b – ≤ φ'); say('✗', sys.stderr)"
     found = subprocess.run([sys.executable, "-c", f"import sys; sys.stdout.reconfigure(errors='replace'); {code}"], **ascii_locale())
     assert (found.stdout, found.stderr) == ("[ok] a | b [-] <= ?\n", "[FAIL]\n")
     left = subprocess.run(f"'{sys.executable}' -m spectralmc --help | true", shell=True, capture_output=True, text=True, check=False)

@@ -1,8 +1,10 @@
 """Path functionals: what becomes of a path, one number each, accumulated while it is stepped.
 
 A functional of your own is a frozen dataclass with ``start``, ``update`` and ``finish``.  Looked for, and used where present:
-``forward`` (E[outcome]/S₀), ``control`` and ``lognormal_law`` (the control variate and its law), and ``depends_on_carry`` (whether
-ln(outcome/E[outcome]) feels the carry).  All work on Y_t = ln(S_t/S₀) at the fixings t_i = iT/M.
+``forward`` (E[outcome]/S₀), ``control`` and ``lognormal_law`` (the control variate and its law), ``depends_on_carry`` (whether
+ln(outcome/E[outcome]) feels the carry), ``linear_weights`` (of an outcome linear in Y, which conditional Monte Carlo needs),
+``bridged`` (whether ``update`` also takes the quadratic variation of X over the step) and ``atom`` (ln(outcome/S₀) of the paths that
+the weight leaves out; None: they pay nothing).  All work on Y_t = ln(S_t/S₀) at the fixings t_i = iT/M.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ class Functional(Protocol):
     """Accumulates one number a path.
 
     ``start(zeros)`` makes the accumulator from a (B, N) tensor of zeros, ``update(accumulator, log_price)`` takes one fixing, and
-    ``finish(accumulator, steps)`` returns ln(outcome/S₀), (B, N).
+    ``finish(accumulator, steps)`` returns ln(outcome/S₀), (B, N), or a pair of it and a weight in [0, 1], (B, N): the probability
+    that the outcome of the path is not the ``atom``.
     """
 
     def start(self, zeros: Tensor) -> Any:
@@ -31,8 +34,8 @@ class Functional(Protocol):
         """Return the accumulator after one more fixing."""
         ...
 
-    def finish(self, accumulator: Any, steps: int) -> Tensor:
-        """Return ln(outcome/S₀)."""
+    def finish(self, accumulator: Any, steps: int) -> Tensor | tuple[Tensor, Tensor]:
+        """Return ln(outcome/S₀), with a weight or without."""
         ...
 
 
@@ -64,6 +67,10 @@ class Terminal:
         """Return ln(S_T/S₀)."""
         return accumulator
 
+    def linear_weights(self, steps: int) -> Tensor:
+        """Return a_i of ln(outcome/S₀) = Σ a_i Y_{t_i}, (M,): the last fixing alone."""
+        return torch.eye(steps, dtype=torch.float64)[-1]
+
     def forward(self, grid: TimeGrid, carry: Tensor) -> Tensor:
         """Return E[S_T]/S₀ = e^{bT}, (B,) or ()."""
         return torch.exp(carry * grid.times()[..., -1])
@@ -93,6 +100,10 @@ class GeometricAverage:
     def finish(self, accumulator: Tensor, steps: int) -> Tensor:
         """Return the mean of the logarithms."""
         return accumulator / steps
+
+    def linear_weights(self, steps: int) -> Tensor:
+        """Return a_i of ln(outcome/S₀) = Σ a_i Y_{t_i}, (M,): 1/M."""
+        return torch.full((steps,), 1 / steps, dtype=torch.float64)
 
     @property
     def control(self) -> GeometricAverage:

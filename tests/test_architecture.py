@@ -19,8 +19,8 @@ PACKAGE = ROOT / "spectralmc"
 # A module imports only modules that stand before it.
 # fmt: off
 ORDER = (
-    "validation", "device", "draws", "parameters", "processes", "functionals", "paths", "spectrum", "cuda", "black", "montecarlo",
-    "distribution", "pricing", "nn", "surrogate", "training", "market", "store", "records", "verdicts", "figures", "explorer",
+    "validation", "device", "draws", "parameters", "processes", "functionals", "stepping", "paths", "spectrum", "cuda", "black",
+    "montecarlo", "distribution", "pricing", "nn", "surrogate", "training", "market", "store", "records", "verdicts", "figures", "explorer",
     "pages", "engine", "runner", "reports", "stored", "cli",
 )
 # fmt: on

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,6 +27,23 @@ from spectralmc.validation import Number, count, one_of, real
 
 State = tuple[Tensor, ...]
 Step = Callable[[Any, State, Tensor, Tensor], State]
+
+
+class Increment(NamedTuple):
+    """One step of an X that is Gaussian given the other noise: X ← X + mean + √variance · Z, with Z the last normal of the step.
+
+    ``state`` is the rest of the state after the step, without X.  ``mean`` and ``variance`` are (B, N) or broadcast to it.
+    ``quadratic_variation`` is ∫v dt over the step, that of the Brownian bridge between two fixings, where X moves continuously between
+    them; None where it may jump.
+    """
+
+    state: State
+    mean: Tensor
+    variance: Tensor
+    quadratic_variation: Tensor | None = None
+
+
+IncrementStep = Callable[[Any, State, Tensor, Tensor], Increment]
 
 
 @dataclass(frozen=True)
@@ -56,15 +73,31 @@ class TimeGrid:
 
 @dataclass(frozen=True)
 class Scheme:
-    """A discretisation: a function (process, state, dt, normals) → state, with its weak order (infinite if exact).
+    """A discretisation, with its weak order (infinite if exact, NaN if unknown): a ``step`` or an ``increment``.
 
-    The state is a tuple of (B, N) tensors whose first is X = ln(S_t/F_t); ``dt`` is (B, 1) or (1, 1) in years; ``normals`` is
-    (factors, B, N).
+    ``step`` is (process, state, dt, normals) → state: a tuple of tensors whose first is X = ln(S_t/F_t), (B, N), or (A, B, N) of A
+    assets; ``dt`` is (B, 1) or (1, 1) in years; ``normals`` is (factors, B, N).
+
+    ``increment`` is (process, rest of the state, dt, normals without the last) → `Increment`: plain stepping, conditional Monte Carlo
+    and bridges between fixings all follow from it.
     """
 
     name: str
-    step: Step
+    step: Step | None
     weak_order: float
+    increment: IncrementStep | None = None
+
+    def __post_init__(self) -> None:
+        if (self.step is None) == (self.increment is None):
+            raise ValueError(f"a scheme has either a step or an increment; {self.name} has {'neither' if self.step is None else 'both'}")
+
+    def advance(self, process: Any, state: State, dt: Tensor, normals: Tensor) -> tuple[State, Increment | None]:
+        """Return the state after ``dt``, and the increment it came from if the scheme has one."""
+        if self.increment is None:
+            assert self.step is not None
+            return self.step(process, state, dt, normals), None
+        move = self.increment(process, state[1:], dt, normals[:-1])
+        return (torch.addcmul(state[0] + move.mean, torch.sqrt(move.variance), normals[-1]), *move.state), move
 
 
 @runtime_checkable
@@ -75,8 +108,8 @@ class Process(Protocol):
 
     Looked for, and used where present: ``schemes`` (several schemes, the first is the default), ``factors`` (normals a step, one if
     absent), ``start(zeros)`` (the initial state; X = 0 alone if absent), ``characteristic_function(frequency, maturity)``,
-    ``integrated_variance(maturity)`` (E∫v dt, (B,)), ``features(maturity)`` (dimensionless coordinates of the law, (B, P)) and
-    ``lognormal`` (whether ln S is a Gaussian process).
+    ``integrated_variance(maturity)`` (E∫v dt, (B,)), ``features(maturity)`` (dimensionless coordinates of the law, (B, P)),
+    ``lognormal`` (whether ln S is a Gaussian process) and ``control`` (a lognormal process driven by the same normals).
     """
 
     def step(self, state: State, dt: Tensor, normals: Tensor) -> State:

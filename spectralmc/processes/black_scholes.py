@@ -9,15 +9,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from spectralmc.processes.base import Scheme, State, column
+from spectralmc.processes.base import Increment, Scheme, State, column
 from spectralmc.validation import Number, real
 
 
-def _exact(process: BlackScholes, state: State, dt: Tensor, normals: Tensor) -> State:
-    """Add the exact Gaussian increment of ln S."""
-    (x,) = state
-    deviation = column(process.volatility, x) * dt.sqrt()
-    return (x + (deviation * normals[0] - deviation**2 / 2),)
+def _exact(process: BlackScholes, state: State, dt: Tensor, normals: Tensor) -> Increment:
+    """The exact Gaussian increment of ln S."""
+    variance = column(process.volatility, dt) ** 2 * dt
+    return Increment((), -variance / 2, variance, variance)
 
 
 def _euler(process: BlackScholes, state: State, dt: Tensor, normals: Tensor) -> State:
@@ -47,10 +46,15 @@ class BlackScholes:
 
     volatility: Number
     lognormal: ClassVar[bool] = True  # so the lognormal laws of functionals are exact, and serve as control variates
-    schemes: ClassVar[tuple[Scheme, ...]] = (Scheme("exact", _exact, math.inf), Scheme("euler", _euler, 1.0))
+    schemes: ClassVar[tuple[Scheme, ...]] = (Scheme("exact", None, math.inf, _exact), Scheme("euler", _euler, 1.0))
 
     def __post_init__(self) -> None:
         real("volatility", self.volatility, "positive", "per sqrt(year)")
+
+    @property
+    def control(self) -> BlackScholes:
+        """The control process: itself."""
+        return self
 
     def integrated_variance(self, maturity: Number) -> Tensor:
         """Return σ²T, (B,) or ()."""

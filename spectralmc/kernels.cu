@@ -119,7 +119,32 @@ template <class T> struct Merton {
     __device__ __forceinline__ T deviation(T variance) const { return root(variance); }
 };
 
-//HESTON
+// Heston, quadratic-exponential with the first two moments of (X, v') exact: processes/heston.py.
+template <class T> struct Heston {
+    enum { SIZE = 15, NOISE = 1 };
+    const T *c;  // a + bv of E v', ½ Var v', E∫v, ½ Cov(∫v, v'), Var ∫v; then ρ/ξ, ρκ/ξ − ½, its square, 1 − ρ², v₀
+    T v;
+    __device__ __forceinline__ explicit Heston(const T *constants) : c(constants), v(constants[14]) {}
+    __device__ __forceinline__ T deviation_of_variance(T m, T half_variance, T z) const {
+        const T h = quotient(m * m, half_variance), switched = T(4.0 / 3);  // 2/ψ, and its value at ψ = 1.5
+        if (h >= switched) {
+            const T q = least(h, T(1e18)), r = q - 1, square = root(q * r) + r;
+            return quotient(m, square + 1) * (z * (z + 2 * root(square)) - 1);
+        }
+        const T w = quotient(h, h / 2 + 1);
+        return m * (quotient(most(logarithm(quotient(w, normal_cdf(-z))), T(0)), w) - 1);
+    }
+    __device__ __forceinline__ void increment(const T *z, T *mean, T *variance, T *diffusion) {
+        const T m = c[0] + c[1] * v, half_variance = c[2] + c[3] * v, expected = c[4] + c[5] * v, half_covariance = c[6] + c[7] * v;
+        const T moved = deviation_of_variance(m, half_variance, z[0]), slope = quotient(half_covariance, half_variance);
+        const T integral = expected + slope * moved, rest = c[8] + c[9] * v - 2 * slope * half_covariance;
+        *mean = -expected / 2 + c[10] * moved + c[11] * (integral - expected);
+        *variance = c[13] * integral + c[12] * rest;
+        *diffusion = integral;
+        v = most(m + moved, T(0));
+    }
+    __device__ __forceinline__ T deviation(T variance) const { return root(variance); }
+};
 
 // ---- functionals: one number a path from Y_t = ln(S_t/S₀), kept in registers ---------------------------------------------------------
 
@@ -225,6 +250,80 @@ __global__ void simulate_conditional(const T *constants, T *out, Run run) {
             }
         }
         out[at] = means, out[all + at] = variances;
+    }
+}
+
+// ---- scrambled Sobol points on a Brownian bridge ---------------------------------------------------------------------------------------
+
+enum { SOBOL_BITS = 30, SOBOL_THREADS = 128 };
+
+__device__ __forceinline__ float tail_quantile(float p) { return normcdfinvf(p); }
+__device__ __forceinline__ double tail_quantile(double p) { return normcdfinv(p); }
+
+// The tail nearer to 0 keeps its digits: the quantile there, then the sign.
+template <class T> __device__ __forceinline__ T sobol_normal(u32 point) {
+    const u32 half = 1u << (SOBOL_BITS - 1);
+    const bool below = point < half;
+    const T z = tail_quantile(((T)(below ? point : 2 * half - 1 - point) + T(0.5)) * T(1.0 / (1u << SOBOL_BITS)));
+    return below ? z : -z;
+}
+
+// A middle of the bridge in the order in which a walk along the path meets it: its number in the order of importance, the weight of its
+// right neighbour, its deviation; `step` is the step before which it is laid.
+template <class T> struct Middle { u32 number, step; T weight, deviation; };
+
+// The digital shifts of the points: out (sets, copies, dimensions); word d mod 4 of Philox block d / 4 at (copy, set, stream).
+__global__ void sobol_shifts(u32 *out, Run run, u32 copies, u32 first_copy, u32 dimensions) {
+    const u32 blocks = (dimensions + 3) / 4, at = blockIdx.x * blockDim.x + threadIdx.x, d = 4 * (at % blocks), copy = at / blocks % copies;
+    const u32 set = at / blocks / copies;
+    if (set >= run.sets) return;
+    const Words w = philox(first_copy + copy, d / 4, run.first_set + set, run.stream, run.key0, run.key1);
+    u32 *row = out + ((u64)set * copies + copy) * dimensions;
+    row[d] = w.a >> (32 - SOBOL_BITS);
+    if (d + 1 < dimensions) row[d + 1] = w.b >> (32 - SOBOL_BITS);
+    if (d + 2 < dimensions) row[d + 2] = w.c >> (32 - SOBOL_BITS);
+    if (d + 3 < dimensions) row[d + 3] = w.d >> (32 - SOBOL_BITS);
+}
+
+// As simulate_conditional on Sobol points.  points (steps × NOISE, size) are scrambled; every set and run of `size` paths has its own
+// shift, shifts (sets, copies, steps × NOISE) from the copy of the first path on.  control_slopes (sets, steps), or null, holds what a unit
+// of the first normal adds to the control; out is (2 or 3, sets, paths): mean, variance, and the control's mean less its constant part.
+template <class T, class Process>
+__global__ void simulate_sobol(const T *constants, const u32 *points, const u32 *shifts, const Middle<T> *middles, const T *control_slopes,
+                               T *out, Run run, u32 size, u32 copies, T first_deviation) {
+    const int NOISE = Process::NOISE, DEPTH = 32;
+    const u32 steps = run.fixings * run.substeps, dimensions = steps * NOISE;
+    const u64 all = (u64)run.sets * run.paths;
+    for (u64 at = (u64)blockIdx.x * blockDim.x + threadIdx.x; at < all; at += (u64)gridDim.x * blockDim.x) {
+        const u32 set = at / run.paths, path = at - (u64)set * run.paths, index = (run.first_path + path) % size;
+        const u32 *shift = shifts + ((u64)set * copies + (run.first_path + path) / size - run.first_path / size) * dimensions;
+        Process process(constants + (u64)set * Process::SIZE);
+        T left[NOISE], stack[NOISE][DEPTH], means = 0, variances = 0, control = 0;
+        int top = 0;
+#pragma unroll
+        for (int f = 0; f < NOISE; ++f) left[f] = 0, stack[f][0] = first_deviation * sobol_normal<T>(points[(u64)f * size + index] ^ shift[f]);
+        u32 next = 0;
+        for (u32 step = 0; step < steps; ++step) {
+            for (; middles[next].step == step; ++next) {
+                const Middle<T> middle = middles[next];
+#pragma unroll
+                for (int f = 0; f < NOISE; ++f) {
+                    const u32 d = middle.number * NOISE + f;
+                    const T z = sobol_normal<T>(points[(u64)d * size + index] ^ shift[d]);
+                    stack[f][top + 1] = left[f] + middle.weight * (stack[f][top] - left[f]) + middle.deviation * z;
+                }
+                ++top;
+            }
+            T z[NOISE], mean, variance, diffusion;
+#pragma unroll
+            for (int f = 0; f < NOISE; ++f) z[f] = stack[f][top] - left[f], left[f] = stack[f][top];
+            --top;
+            process.increment(z, &mean, &variance, &diffusion);
+            means += mean, variances += variance;
+            if (control_slopes) control += control_slopes[(u64)set * steps + step] * z[0];
+        }
+        out[at] = means, out[all + at] = variances;
+        if (control_slopes) out[2 * all + at] = control;
     }
 }
 

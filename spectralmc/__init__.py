@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "ArithmeticAverage": "functionals",
+    "Basket": "functionals",
     "BlackScholes": "processes",
     "Cardioid": "nn",
     "ComplexLinear": "nn",
@@ -27,10 +28,15 @@ _HOME = {
     "Draws": "draws",
     "FrequencyGrid": "spectrum",
     "GeometricAverage": "functionals",
+    "GeometricBasket": "functionals",
+    "KnockOut": "functionals",
     "Market": "parameters",
+    "Maximum": "functionals",
+    "Minimum": "functionals",
     "ModReLU": "nn",
     "ParameterSpace": "parameters",
     "Quotes": "market",
+    "RealizedVariance": "functionals",
     "Recipe": "training",
     "Sample": "paths",
     "SpectralNetwork": "nn",

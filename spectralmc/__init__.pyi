@@ -4,7 +4,13 @@ from spectralmc.black import implied_volatility as implied_volatility
 from spectralmc.distribution import Distribution as Distribution
 from spectralmc.draws import Draws as Draws
 from spectralmc.functionals import ArithmeticAverage as ArithmeticAverage
+from spectralmc.functionals import Basket as Basket
 from spectralmc.functionals import GeometricAverage as GeometricAverage
+from spectralmc.functionals import GeometricBasket as GeometricBasket
+from spectralmc.functionals import KnockOut as KnockOut
+from spectralmc.functionals import Maximum as Maximum
+from spectralmc.functionals import Minimum as Minimum
+from spectralmc.functionals import RealizedVariance as RealizedVariance
 from spectralmc.functionals import Terminal as Terminal
 from spectralmc.market import Quotes as Quotes
 from spectralmc.market import Violation as Violation

@@ -7,7 +7,10 @@ of steps and factors too (the bridge), and with several randomizations on the nu
 * ``independent``: Philox 4x32-10 (Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3") with Box–Muller.
   Its uniforms are odd multiples of :math:`2^{-24}`, exact in float32 too, so both precisions transform the same number.
 * ``sobol``: Sobol points (Joe and Kuo 2008 direction numbers) with Matoušek's (1998) linear scramble shared by all parameter sets and a
-  digital shift of its own for every parameter set and randomization, laid on the path by a Brownian bridge.
+  digital shift of its own for every parameter set and randomization, laid on the path by a Brownian bridge.  ``dimensions`` bounds how
+  many coordinates of a path are Sobol points: the first in the order of the bridge, which carry most of the variance; the rest are
+  Philox normals (a padded sequence, Owen 1998, "Latin supercube sampling for very high-dimensional simulations").
+* ``antithetic``: paths 2j and 2j + 1 have opposite normals, of either kind.
 """
 
 from __future__ import annotations
@@ -73,6 +76,10 @@ class Draws:
         least 16 of them where an error is wanted.
     stream
         whole number in [0, 2³⁰): sequences of one seed that never meet (training labels, validation labels, …).
+    antithetic
+        paths come in pairs 2j, 2j + 1 with opposite normals; the pair is then what is independent of other pairs.
+    dimensions
+        for ``sobol``: how many of the steps × factors coordinates of a path are Sobol points; all if None.
 
     Example
     -------
@@ -85,6 +92,8 @@ class Draws:
     sampling: Literal["independent", "sobol"] = "independent"
     randomizations: int = 16
     stream: int = 0
+    antithetic: bool = False
+    dimensions: int | None = None
 
     def __post_init__(self) -> None:
         if count("seed", self.seed, 0) >= 1 << 64:
@@ -93,6 +102,12 @@ class Draws:
             raise ValueError(f"stream must be below 2**30; got {self.stream}")
         one_of("sampling", self.sampling, ("independent", "sobol"))
         count("randomizations", self.randomizations)
+        if not isinstance(self.antithetic, bool):
+            raise TypeError(f"antithetic must be True or False; got {self.antithetic!r}")
+        if self.dimensions is not None and self.sampling != "sobol":
+            raise ValueError(f"dimensions are those of Sobol points; got {self.dimensions} with {self.sampling} draws")
+        if self.dimensions is not None and count("dimensions", self.dimensions) > SobolEngine.MAXDIM:
+            raise ValueError(f"dimensions must be at most {SobolEngine.MAXDIM}, as many as there are; got {self.dimensions}")
 
     def on(self, stream: int) -> Draws:
         """Return the draws of the same seed on another stream."""
@@ -113,6 +128,11 @@ class Draws:
         for name, address in (("parameter set", sets), ("path", paths)):
             if address.start < 0 or address.stop > 1 << 32:
                 raise ValueError(f"{name} numbers must lie in [0, 2**32); got {address.start} to {address.stop}")
+        if self.antithetic:
+            pairs = range(paths.start // 2, -(-paths.stop // 2))
+            each = replace(self, antithetic=False).normals(sets, pairs, steps, factors, dtype, (total or paths.stop + paths.stop % 2) // 2)
+            first = paths.start - 2 * pairs.start
+            return (torch.stack([z, -z], -1).flatten(-2)[..., first : first + len(paths)] for z in each)
         if self.sampling == "independent":
             return self._independent(sets, paths, steps, factors, dtype)
         return iter(self._sobol(sets, paths, steps, factors, dtype, total or paths.stop).unbind(0))
@@ -133,13 +153,17 @@ class Draws:
     def _sobol(self, sets: range, paths: range, steps: int, factors: int, dtype: torch.dtype, total: int) -> Tensor:
         """Return the bridged normals, (steps, factors, B, N)."""
         size = self.points_each(total)
-        points = self._scrambled_points(steps * factors, paths, size)[:, None]  # (D, 1, N)
-        points = points ^ self._shifts(sets, paths, steps * factors, size)
+        dimensions = min(steps * factors, self.dimensions or steps * factors)
+        points = self._scrambled_points(dimensions, paths, size)[:, None]  # (D, 1, N)
+        points = points ^ self._shifts(sets, paths, dimensions, size)
         half = 1 << (_SOBOL_BITS - 1)
         below = points < half  # the tail nearer to 0 keeps its digits: take the quantile there, then the sign
         tail = torch.where(below, points, (2 * half - 1) ^ points)
         normal = torch.special.ndtri((tail.to(dtype) + 0.5) * 2.0**-_SOBOL_BITS)
         normal = torch.where(below, normal, -normal)
+        if dimensions < steps * factors:
+            rest = self._independent(sets, paths, steps * factors - dimensions, 1, dtype)
+            normal = torch.cat([normal, *rest])
         return brownian_bridge(normal.unflatten(0, (steps, factors)))
 
     def uniforms(self, points: range, dimensions: int) -> Tensor:
@@ -154,13 +178,23 @@ class Draws:
         )
         return _open_uniform(words[:dimensions, :, 0].T, torch.float64)
 
+    def runs(self, total: int) -> int:
+        """Return how many equal runs of consecutive paths are independent of each other; 0 where every path is."""
+        if self.antithetic and total % 2:
+            raise ValueError(f"paths must be even for antithetic draws, which come in pairs; got {total}")
+        if self.sampling == "sobol":
+            self.points_each(total)
+            return self.randomizations
+        return total // 2 if self.antithetic else 0
+
     def points_each(self, total: int) -> int:
         """Return how many Sobol points each randomization gets of ``total`` paths; it must come out as a power of two."""
-        size, rest = divmod(total, self.randomizations)
+        size, rest = divmod(total // 2 if self.antithetic else total, self.randomizations)
         if rest or size & (size - 1) or not size:
+            near = (1 + self.antithetic) * self.randomizations * 2 ** max(round(math.log2(max(size, 1))), 0)
             raise ValueError(
                 f"paths must be randomizations × a power of two for Sobol points; got {total} paths, "
-                f"{self.randomizations} randomizations: take {self.randomizations * 2 ** max(round(math.log2(max(size, 1))), 0)}"
+                f"{self.randomizations} randomizations: take {near}"
             )
         if size > 1 << _SOBOL_BITS:
             raise ValueError(f"paths must be at most 2**{_SOBOL_BITS} a randomization for Sobol points; got {size}")
@@ -194,7 +228,8 @@ def _scrambled_directions(seed: int, stream: int, dimensions: int) -> Tensor:
     """Direction numbers (D, bits) under a random lower-triangular binary matrix with unit diagonal for each dimension."""
     if dimensions > SobolEngine.MAXDIM:
         raise ValueError(
-            f"steps × factors must be at most {SobolEngine.MAXDIM} for Sobol points; got {dimensions}: use fewer steps or independent draws"
+            f"steps × factors must be at most {SobolEngine.MAXDIM} for Sobol points; got {dimensions}: use fewer steps, independent draws, "
+            "or dimensions, beyond which a path has independent normals"
         )
     plain = SobolEngine(dimensions).sobolstate.to(torch.int64)
     rows = torch.arange(dimensions)[:, None]

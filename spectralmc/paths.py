@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -149,23 +149,47 @@ def simulate(
     >>> sample.log_outcome.shape
     torch.Size([1, 1024])
     """
-    complex_of(dtype)  # float32 or float64, or a refusal
-    run = _Run(
-        process,
-        grid,
-        draws,
-        count("paths", paths),
-        scheme_of(process, scheme),
-        real("carry", carry, unit="1/year"),
-        dtype,
-        first_set,
-        conditional,
-        control,
-    )
+    run = _Run.of(process, grid, draws, paths, carry, scheme, dtype, first_set, conditional, control)
     if functional is None:
         return run.stored(memory)
-    samples = run.samples(functional if isinstance(functional, tuple) else (functional,), memory)
+    samples = run.samples(functional if isinstance(functional, tuple) else (functional,), memory, range(run.paths))
     return samples if isinstance(functional, tuple) else samples[0]
+
+
+def sample_blocks(
+    process: Any,
+    grid: TimeGrid,
+    draws: Draws,
+    paths: int,
+    functional: Functional,
+    *,
+    carry: Number = 0.0,
+    scheme: str | None = None,
+    dtype: torch.dtype = torch.float64,
+    memory: int = 1 << 25,
+    first_set: int = 0,
+    conditional: bool = False,
+    control: bool = False,
+) -> Iterator[Sample]:
+    """Simulate as `simulate`, but hand out the paths block by block: the memory taken does not grow with their number.
+
+    Each block is a `Sample` of consecutive paths, the same numbers as the whole sample has there, and of whole randomizations;
+    `spectralmc.empirical_characteristic_function` takes the blocks as they come.  A ``forward`` that is not known is that of the block.
+
+    Raises
+    ------
+    ValueError, TypeError
+        as `simulate`; a memory budget too small for one randomization.
+
+    Example
+    -------
+    >>> from spectralmc import BlackScholes, Draws, TimeGrid, Terminal
+    >>> blocks = sample_blocks(BlackScholes(0.2), TimeGrid(1.0, 1), Draws(seed=7), 2**12, Terminal(), memory=2**16)
+    >>> sum(block.log_outcome.shape[1] for block in blocks)
+    4096
+    """
+    run = _Run.of(process, grid, draws, paths, carry, scheme, dtype, first_set, conditional, control)
+    return (run.samples((functional,), memory, window)[0] for window in run.windows(memory))
 
 
 def control_of(process: Any, functional: Any) -> tuple[Any, Any] | None:
@@ -186,6 +210,19 @@ def control_law(process: Any, functional: Any, grid: TimeGrid, carry: Tensor) ->
     return carry * (times * weights).sum(-1) - (variance * total).sum(-1) / 2, (variance * total**2).sum(-1)
 
 
+def can_condition(process: Any, functional: Any, scheme: str | None = None) -> bool:
+    """Return whether `simulate` can integrate the asset's own noise out of this outcome."""
+    return scheme_of(process, scheme).increment is not None and hasattr(functional, "linear_weights")
+
+
+class _Part(NamedTuple):
+    """An outcome to simulate: the one asked for, or its control."""
+
+    process: Any
+    scheme: Scheme
+    functional: Any
+
+
 @dataclass(frozen=True)
 class _Run:
     process: Any
@@ -199,6 +236,14 @@ class _Run:
     conditional: bool
     control: bool
 
+    @classmethod
+    def of(
+        cls, process: Any, grid: TimeGrid, draws: Draws, paths: int, carry: Number, scheme: str | None, dtype: torch.dtype, *rest: Any
+    ) -> _Run:
+        complex_of(dtype)  # float32 or float64, or a refusal
+        draws.runs(count("paths", paths))  # refuses what cannot be divided
+        return cls(process, grid, draws, paths, scheme_of(process, scheme), real("carry", carry, unit="1/year"), dtype, *rest)
+
     @property
     def sets(self) -> int:
         return batch_size(self.process, real("maturity", self.grid.maturity), self.carry)
@@ -207,23 +252,37 @@ class _Run:
     def factors(self) -> int:
         return int(getattr(self.process, "factors", 1)) - self.conditional
 
-    def chunks(self, memory: int, stored: int = 1) -> Iterator[range]:
-        """Cut the paths into runs of a power of two that fit the budget."""
-        arrays = _ARRAYS_ALIVE + stored + (8 * self.grid.steps * self.factors if self.draws.sampling == "sobol" else 0)
+    @property
+    def steps(self) -> int:
+        return self.grid.steps * self.grid.substeps
+
+    def chunks(self, memory: int, window: range, stored: int = 1) -> Iterator[range]:
+        """Cut the paths of a window into runs of a power of two that fit the budget."""
+        arrays = _ARRAYS_ALIVE + stored + (8 * self.steps * self.factors if self.draws.sampling == "sobol" else 0)
         affordable = count("memory", memory) // (8 * arrays * self.sets)
         if affordable < 1:
             raise ValueError(f"memory must hold one path of every parameter set, {8 * arrays * self.sets} bytes here; got {memory}")
         size = 1 << (affordable.bit_length() - 1)
+        return (range(at, min(at + size, window.stop)) for at in range(window.start, window.stop, size))
+
+    def windows(self, memory: int) -> Iterator[range]:
+        """Cut the paths into blocks of whole runs, whose outcomes fit the budget."""
+        run, each = self.paths // (self.draws.runs(self.paths) or self.paths), 64 * self.sets
+        affordable = count("memory", memory) // (each * run)
+        if affordable < 1:
+            needed = f"one randomization of every parameter set, {each * run} bytes here"
+            raise ValueError(f"memory must hold {needed}; got {memory}: take more randomizations")
+        size = run << (affordable.bit_length() - 1)
         return (range(at, min(at + size, self.paths)) for at in range(0, self.paths, size))
 
     def normals(self, chunk: range) -> Iterator[Tensor]:
         if self.factors == 0:  # the asset's noise was all there was
-            return itertools.repeat(torch.empty(0, self.sets, len(chunk), dtype=self.dtype), self.grid.steps)
+            return itertools.repeat(torch.empty(0, self.sets, len(chunk), dtype=self.dtype), self.steps)
         sets = range(self.first_set, self.first_set + self.sets)
-        return self.draws.normals(sets, chunk, self.grid.steps, self.factors, self.dtype, self.paths)
+        return self.draws.normals(sets, chunk, self.steps, self.factors, self.dtype, self.paths)
 
     def track(self, process: Any, scheme: Scheme, zeros: Tensor) -> Track:
-        dt = (real("maturity", self.grid.maturity) / self.grid.steps).to(self.dtype).reshape(-1, 1)
+        dt = (real("maturity", self.grid.maturity) / self.steps).to(self.dtype).reshape(-1, 1)
         return Track(process, scheme, zeros, dt, self.conditional)
 
     def zeros(self, chunk: range) -> Tensor:
@@ -232,96 +291,94 @@ class _Run:
     def stored(self, memory: int) -> Paths:
         if self.conditional or self.control:
             raise TypeError("stored paths have neither a conditional form nor a control: give a functional")
-        columns = [torch.stack(list(self.log_returns(chunk)), -1) for chunk in self.chunks(memory, self.grid.steps)]
-        whole = torch.cat(columns, -2)
+        chunks = self.chunks(memory, range(self.paths), self.grid.steps)
+        columns = torch.cat([torch.stack(list(self.log_returns(chunk)), -1) for chunk in chunks], -2)
         times = self.grid.times()
-        return Paths(torch.cat([torch.zeros_like(times[..., :1]), times], -1), torch.cat([torch.zeros_like(whole[..., :1]), whole], -1))
+        return Paths(*(torch.cat([torch.zeros_like(x[..., :1]), x], -1) for x in (times, columns)))
 
     def log_returns(self, chunk: range) -> Iterator[Tensor]:
         """Yield X at every fixing."""
         track = self.track(self.process, self.scheme, self.zeros(chunk))
-        for normals in self.normals(chunk):
+        for step, normals in enumerate(self.normals(chunk), 1):
             track.step(normals)
-            yield track.state[0]
+            if step % self.grid.substeps == 0:
+                yield track.state[0]
 
-    def samples(self, functionals: tuple[Functional, ...], memory: int) -> tuple[Sample, ...]:
+    def samples(self, functionals: tuple[Functional, ...], memory: int, window: range) -> tuple[Sample, ...]:
+        parts = [_Part(self.process, self.scheme, f) for f in functionals]
         controls = [self.control_of(f) for f in functionals] if self.control else []
-        for functional in functionals:
-            self.refuse_impossible(self.process, self.scheme, functional)
-        wanted = [(self.process, self.scheme, f) for f in functionals] + controls
-        outcomes: list[dict[str, Tensor]] = [{} for _ in wanted]
-        for chunk in self.chunks(memory, 2 * len(wanted)):
-            for out, found in zip(outcomes, self.gathered(wanted, chunk), strict=True):
+        for part in parts + controls:
+            self.refuse_impossible(part)
+        outcomes: list[dict[str, Tensor]] = [{} for _ in parts + controls]
+        for chunk in self.chunks(memory, window, 2 * len(outcomes)):
+            for whole, found in zip(outcomes, self.gathered(parts + controls, chunk), strict=True):
                 for name, value in found.items():
-                    whole = out.setdefault(name, torch.empty(self.sets, self.paths, dtype=self.dtype))
-                    whole[:, chunk.start : chunk.stop] = value
-        samples = [self.sample(f, found) for f, found in zip(functionals, outcomes, strict=False)]
-        for i, ((process, _, functional), found) in enumerate(zip(controls, outcomes[len(functionals) :], strict=True)):
-            samples[i] = self.controlled(samples[i], found, process, functional)
-        return tuple(samples)
+                    out = whole.setdefault(name, torch.empty(self.sets, len(window), dtype=self.dtype))
+                    out[:, chunk.start - window.start : chunk.stop - window.start] = value
+        runs = self.draws.runs(self.paths) * len(window) // self.paths
+        known = [self.known(part, found, runs) for part, found in zip(controls, outcomes[len(parts) :], strict=True)]
+        pairs = itertools.chain(known, itertools.repeat((None, None)))
+        return tuple(self.sample(f, found, runs, *pair) for f, found, pair in zip(functionals, outcomes, pairs, strict=False))
 
-    def gathered(self, wanted: list[tuple[Any, Scheme, Any]], chunk: range) -> list[dict[str, Tensor]]:
-        """Step every process once over a chunk, on the same normals, and return what each functional made of it."""
-        zeros, steps = self.zeros(chunk), self.grid.steps
-        drift = (self.carry[..., None] * self.grid.times()).to(self.dtype).reshape(-1, steps).unbind(-1)
+    def gathered(self, parts: list[_Part], chunk: range) -> list[dict[str, Tensor]]:
+        """Step every process once over a chunk, all on the same normals, and return what each functional made of it."""
+        zeros, substeps = self.zeros(chunk), self.grid.substeps
+        drift = (self.carry[..., None] * self.grid.step_times()).to(self.dtype).reshape(-1, self.steps).unbind(-1)
         tracks: dict[tuple[int, str], Track] = {}
         gatherers: list[Gatherer] = []
-        make = ConditionalOutcome if self.conditional else Outcome
-        for process, scheme, functional in wanted:
+        for process, scheme, functional in parts:
             key = id(process), scheme.name
             if key not in tracks:
                 tracks[key] = self.track(process, scheme, zeros)
-            gatherers.append(make(functional, tracks[key], zeros, steps))
-        for normals, growth in zip(self.normals(chunk), drift, strict=True):
+            gatherers.append((ConditionalOutcome if self.conditional else Outcome)(functional, tracks[key], zeros, self.grid))
+        for step, (normals, growth) in enumerate(zip(self.normals(chunk), drift, strict=True), 1):
             for track in tracks.values():
                 track.step(normals)
             for gatherer in gatherers:
-                gatherer.update(growth[:, None])
+                gatherer.update(growth[:, None], step % substeps == 0)
         return [gatherer.finish() for gatherer in gatherers]
 
-    def control_of(self, functional: Any) -> tuple[Any, Scheme, Any]:
+    def control_of(self, functional: Any) -> _Part:
         pair = control_of(self.process, functional)
         if pair is None:
             raise TypeError(
-                f"{type(functional).__name__} under {type(self.process).__name__} has no control: one needs a functional with a control "
-                "and a process with a lognormal control"
+                f"{type(functional).__name__} under {type(self.process).__name__} has no control: it takes a functional with a control and "
+                "a process with a lognormal one"
             )
         process, control = pair
-        same = process is self.process and math.isinf(self.scheme.weak_order)
-        scheme = self.scheme if same else scheme_of(process, None)  # exact: its law must be the known one
-        given, needed = (int(getattr(p, "factors", 1)) for p in (self.process, process))
-        if given != needed:
-            names = f"{type(process).__name__} takes {needed}, {type(self.process).__name__} {given}"
-            raise ValueError(f"a control must take as many normals a step as its process; {names}")
-        self.refuse_impossible(process, scheme, control)
-        return process, scheme, control
+        takes, given = (int(getattr(p, "factors", 1)) for p in (process, self.process))
+        if takes != given:
+            names = type(process).__name__, type(self.process).__name__
+            raise ValueError(f"a control must take as many normals a step as its process; {names[0]} takes {takes}, {names[1]} {given}")
+        exact = process is self.process and math.isinf(self.scheme.weak_order)
+        return _Part(process, self.scheme if exact else scheme_of(process, None), control)
 
-    def refuse_impossible(self, process: Any, scheme: Scheme, functional: Any) -> None:
-        if not self.conditional:
-            return
-        law, outcome = type(process).__name__, type(functional).__name__
-        if scheme.increment is None:
-            raise TypeError(f"conditional simulation needs a scheme with an increment; the {scheme.name} scheme of {law} has none")
-        if not hasattr(functional, "linear_weights"):
+    def refuse_impossible(self, part: _Part) -> None:
+        law, outcome = type(part.process).__name__, type(part.functional).__name__
+        takes, given = getattr(part.functional, "assets", None), getattr(part.process, "assets", 1)
+        if takes not in (None, given):
+            raise ValueError(f"{outcome} takes {takes} assets; {law} has {given}")
+        if self.conditional and part.scheme.increment is None:
+            raise TypeError(f"conditional simulation needs a scheme with an increment; the {part.scheme.name} scheme of {law} has none")
+        if self.conditional and not hasattr(part.functional, "linear_weights"):
             raise TypeError(f"conditional simulation of {outcome} under {law} needs linear_weights: {outcome} is not linear in ln S")
 
-    def sample(self, functional: Functional, found: dict[str, Tensor]) -> Sample:
-        known = expected_outcome(functional, self.process, self.grid, self.carry)
-        sample = Sample(found["log_outcome"], torch.ones(self.sets), self.runs, found.get("variance"), found.get("weight"))
-        sample = replace(sample, atom=getattr(functional, "atom", None))
-        forward = sample.outcome.mean(1) if known is None else known.to(self.dtype).expand(self.sets)
+    def known(self, part: _Part, found: dict[str, Tensor], runs: int) -> tuple[Sample, tuple[Tensor, Tensor]]:
+        """Return a control with its law."""
+        mean, variance = (x.expand(self.sets) for x in control_law(part.process, part.functional, self.grid, self.carry))
+        forward = torch.exp(mean + variance / 2).to(self.dtype)
+        return Sample(found["log_outcome"], forward, runs, found.get("variance")), (mean, variance)
+
+    def sample(
+        self, functional: Any, found: dict[str, Tensor], runs: int, control: Sample | None, law: tuple[Tensor, Tensor] | None
+    ) -> Sample:
+        forward = expected_outcome(functional, self.process, self.grid, self.carry)
+        unit, atom = torch.ones(self.sets, dtype=self.dtype), getattr(functional, "atom", None)
+        sample = Sample(found["log_outcome"], unit, runs, found.get("variance"), found.get("weight"), atom, control, law)
+        if forward is None:
+            forward = sample.outcome.mean(1) if control is None else (sample.outcome - control.outcome).mean(1) + control.forward
+        forward = forward.to(self.dtype).expand(self.sets)
         if not all(bool(torch.isfinite(x).all()) for x in (*found.values(), forward)) or not bool((forward > 0).all()):
             name = f"{type(functional).__name__} under {type(self.process).__name__}"
             raise ValueError(f"outcomes must be finite and positive; {name} gave some that are not: check parameters and scheme")
         return replace(sample, forward=forward)
-
-    def controlled(self, sample: Sample, found: dict[str, Tensor], process: Any, functional: Any) -> Sample:
-        """Attach the control; an expectation that only the sample knows is then the controlled one."""
-        mean, variance = (x.expand(self.sets) for x in control_law(process, functional, self.grid, self.carry))
-        forward = torch.exp(mean + variance / 2).to(self.dtype)
-        control = Sample(found["log_outcome"], forward, self.runs, found.get("variance"))
-        return replace(sample, control=control, control_law=(mean, variance))
-
-    @property
-    def runs(self) -> int:
-        return self.draws.randomizations if self.draws.sampling == "sobol" else 0

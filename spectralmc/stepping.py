@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from spectralmc.processes import Increment, Scheme, with_fields
+from spectralmc.processes import Increment, Scheme, TimeGrid, with_fields
 
 
 class Track:
@@ -34,10 +34,10 @@ class Track:
 
 
 class Gatherer(Protocol):
-    """Takes every fixing of a track; at the end it has the fields of a `spectralmc.paths.Sample` that are (B, N)."""
+    """Follows a track; at the end it has the fields of a `spectralmc.paths.Sample` that are (B, N)."""
 
-    def update(self, growth: Tensor) -> None:
-        """Take one fixing, at which ln(F_t/S₀) is ``growth``, (B, 1)."""
+    def update(self, growth: Tensor, fixing: bool) -> None:
+        """Take one step, at whose end ln(F_t/S₀) is ``growth``, (B, 1), and which ends at a fixing or before one."""
         ...
 
     def finish(self) -> dict[str, Tensor]:
@@ -46,17 +46,18 @@ class Gatherer(Protocol):
 
 
 class Outcome:
-    """The outcome of a functional on a track."""
+    """The outcome of a functional on a track: it sees the fixings, or every step if it watches the bridges between them."""
 
-    def __init__(self, functional: Any, track: Track, zeros: Tensor, steps: int) -> None:
-        self.functional, self.track, self.zeros, self.steps = functional, track, zeros, steps
+    def __init__(self, functional: Any, track: Track, zeros: Tensor, grid: TimeGrid) -> None:
+        self.functional, self.track, self.zeros, self.steps = functional, track, zeros, grid.steps
         self.bridged = getattr(functional, "bridged", False)
         self.accumulator = functional.start(zeros)
 
-    def update(self, growth: Tensor) -> None:
-        """Take one fixing."""
-        bridge = (self._quadratic_variation(),) if self.bridged else ()
-        self.accumulator = self.functional.update(self.accumulator, self.track.state[0] + growth, *bridge)
+    def update(self, growth: Tensor, fixing: bool) -> None:
+        """Take one step."""
+        if fixing or self.bridged:
+            bridge = (self._quadratic_variation(),) if self.bridged else ()
+            self.accumulator = self.functional.update(self.accumulator, self.track.state[0] + growth, *bridge)
 
     def _quadratic_variation(self) -> Tensor:
         if self.track.move is None or self.track.move.quadratic_variation is None:
@@ -85,13 +86,15 @@ class ConditionalOutcome:
     :math:`A_k=\sum_{i\ge k}a_i`: the mean is :math:`\sum_i a_ibt_i+\sum_k A_km_k`, the variance :math:`\sum_k A_k^2s_k^2`.
     """
 
-    def __init__(self, functional: Any, track: Track, zeros: Tensor, steps: int) -> None:
+    def __init__(self, functional: Any, track: Track, zeros: Tensor, grid: TimeGrid) -> None:
         self.track, self.mean, self.variance = track, zeros, zeros
-        weights = functional.linear_weights(steps)
+        weights = torch.zeros(grid.steps, grid.substeps, dtype=torch.float64)
+        weights[:, -1] = functional.linear_weights(grid.steps)
+        weights = weights.flatten()
         self.waiting = list(zip(weights.tolist(), reach(weights).tolist(), strict=True))
 
-    def update(self, growth: Tensor) -> None:
-        """Take one fixing."""
+    def update(self, growth: Tensor, fixing: bool) -> None:
+        """Take one step."""
         weight, reaches = self.waiting.pop(0)
         move = self.track.move
         assert move is not None

@@ -1,12 +1,12 @@
-"""Path functionals: their laws and forwards, ordering, parity, and prices of others."""
+"""Path functionals: their laws and forwards, ordering, parity, and what they refuse."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-import QuantLib
 import torch
 from fixtures import sigmas
 from torch import Tensor
@@ -15,7 +15,17 @@ import spectralmc as smc
 from spectralmc.functionals import expected_outcome
 
 EPS = torch.finfo(torch.float64).eps
-FUNCTIONALS = [smc.Terminal(), smc.GeometricAverage(), smc.ArithmeticAverage()]  # a new functional joins here
+FUNCTIONALS = [  # a new functional joins here
+    smc.Terminal(),
+    smc.GeometricAverage(),
+    smc.ArithmeticAverage(),
+    smc.Maximum(),
+    smc.Minimum(),
+    smc.KnockOut(1.4, "up"),
+    smc.KnockOut(0.8, "down", monitoring="fixings"),
+    smc.RealizedVariance(),
+]
+KNOWN = [f for f in FUNCTIONALS if hasattr(f, "control")]  # its expectation under Black–Scholes too
 PROCESS, GRID, CARRY = smc.BlackScholes(0.3), smc.TimeGrid(2.0, 10), 0.05
 
 
@@ -24,7 +34,7 @@ def named(functional: object) -> str:
 
 
 def simulated(
-    functionals: object = tuple(FUNCTIONALS), grid: smc.TimeGrid = GRID, seed: int = 31, **options: object
+    functionals: object = tuple(KNOWN), grid: smc.TimeGrid = GRID, seed: int = 31, **options: object
 ) -> tuple[smc.Sample, ...]:
     return smc.simulate(PROCESS, grid, smc.Draws(seed), 1 << 13, functionals, carry=CARRY, **options)
 
@@ -51,12 +61,16 @@ def test_a_functional_is_what_it_says_on_stored_paths(functional: object) -> Non
         "Terminal": price[..., -1],
         "GeometricAverage": price.prod(-1) ** 0.1,
         "ArithmeticAverage": price.mean(-1),
+        "Maximum": price.amax(-1).clamp(min=1),
+        "Minimum": price.amin(-1).clamp(max=1),
+        "KnockOut": price[..., -1],
+        "RealizedVariance": (torch.cat([torch.zeros(1, 64, 1), price.log()], -1).diff(dim=-1) ** 2).sum(-1),
     }[named(functional)]
     sample = smc.simulate(PROCESS, GRID, smc.Draws(30), 64, functional, carry=CARRY)
-    torch.testing.assert_close(sample.outcome, by_hand, rtol=100 * EPS, atol=0)
+    torch.testing.assert_close(torch.exp(sample.log_outcome), by_hand, rtol=100 * EPS, atol=0)
 
 
-@pytest.mark.parametrize("functional", FUNCTIONALS, ids=named)
+@pytest.mark.parametrize("functional", KNOWN, ids=named)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_sample_has_the_forward_of_the_formula(functional: object, dtype: torch.dtype) -> None:
     sample = simulated(functional, dtype=dtype)
@@ -121,11 +135,11 @@ def test_the_forward_of_an_average_is_the_mean_of_the_forwards() -> None:
 def test_a_law_that_ignores_the_carry_says_so_and_no_other_does(functional: object) -> None:
     free, carried = (smc.simulate(PROCESS, GRID, smc.Draws(32), 256, functional, carry=b).log_return for b in (0.0, 0.1))
     assert bool(((free - carried).abs() < 1e-14).all()) or getattr(functional, "depends_on_carry", True)
-    if functional == smc.ArithmeticAverage():
+    if not hasattr(functional, "linear_weights"):  # a product of powers of the fixings grows with its expectation, path by path
         assert float((free - carried).abs().max()) > 1e-3
 
 
-@pytest.mark.parametrize("functional", FUNCTIONALS, ids=named)
+@pytest.mark.parametrize("functional", KNOWN, ids=named)
 def test_a_control_is_lognormal_and_its_own_control(functional: object) -> None:
     control = functional.control
     assert hasattr(control, "lognormal_law")
@@ -148,72 +162,135 @@ def test_a_functional_of_ones_own_needs_three_methods_and_takes_its_forward_from
     torch.testing.assert_close(sample.log_outcome, paths.amax(-1) - paths.amin(-1), rtol=0, atol=0)
 
 
-def geometric_price(strike: float, carry: float, volatility: float, grid: smc.TimeGrid, kind: str = "call") -> float:
-    """The undiscounted discrete geometric Asian option on a unit spot: the law of `GeometricAverage` and Black's formula."""
-    variance = torch.tensor(volatility**2 * grid.maturity, dtype=torch.float64)
-    mean, spread = smc.GeometricAverage().lognormal_law(variance, grid, torch.tensor(carry, dtype=torch.float64))
-    forward = torch.exp(mean + spread / 2)
-    return float(forward * smc.black_price(torch.log(strike / forward), torch.sqrt(spread), 1.0, kind))
+@pytest.mark.parametrize("functional", [f for f in FUNCTIONALS if hasattr(f, "linear_weights")], ids=named)
+def test_linear_weights_make_the_outcome(functional: object) -> None:
+    paths = smc.simulate(PROCESS, GRID, smc.Draws(30), 64).log_return[..., 1:] + CARRY * GRID.times()
+    sample = smc.simulate(PROCESS, GRID, smc.Draws(30), 64, functional, carry=CARRY)
+    torch.testing.assert_close(sample.log_outcome, paths @ functional.linear_weights(10), rtol=0, atol=8 * EPS)
 
 
-def arithmetic_price(strike: float, carry: float, volatility: float, grid: smc.TimeGrid, kind: str = "call") -> tuple[float, float]:
-    """The arithmetic one, simulated with the geometric one as control, and its standard error."""
-    pair, sign = (smc.ArithmeticAverage(), smc.GeometricAverage()), 1 if kind == "call" else -1
-    average, control = smc.simulate(smc.BlackScholes(volatility), grid, smc.Draws(33, "sobol"), 1 << 12, pair, carry=carry)
-    payoff, known = ((sign * (sample.outcome - strike)).clamp(min=0) for sample in (average, control))
-    value, error = average.mean(payoff - known)
-    return float(value) + geometric_price(strike, carry, volatility, grid, kind), float(error)
+def test_the_extremes_enclose_the_path_and_their_atom_is_today() -> None:
+    highest, lowest, last = simulated((smc.Maximum(), smc.Minimum(), smc.Terminal()))
+    assert bool((highest.log_outcome >= last.log_outcome.clamp(min=0)).all())
+    assert bool((lowest.log_outcome <= last.log_outcome.clamp(max=0)).all())
+    for sample in (highest, lowest):
+        assert sample.atom == 0
+        assert torch.equal(sample.weight == 0, sample.log_outcome == 0)
+        assert 0.01 < float((1 - sample.weight).mean()) < 0.3
 
 
-def test_the_geometric_asian_call_of_clewlow_and_strickland() -> None:
-    """Clewlow and Strickland (1998), "Implementing Derivatives Models", pages 118–123: ten fixings in a year, S₀ 100."""
-    unit = geometric_price(1.0, 0.03, 0.2, smc.TimeGrid(1.0, 10))
-    assert 100 * math.exp(-0.06) * unit == pytest.approx(5.3425606635, abs=5e-11)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_mean_logarithm_of_an_extreme_is_the_sum_of_spitzer(sign: int) -> None:
+    """Spitzer (1956): E max(0, Y_1, …, Y_M) = Σ E[Y_k⁺]/k of a random walk, exactly."""
+    t = GRID.times()
+    mean, deviation = sign * (CARRY - 0.045) * t, 0.3 * t.sqrt()
+    h = mean / deviation
+    positive = mean * torch.special.ndtr(h) + deviation * torch.exp(-(h**2) / 2) / math.sqrt(2 * math.pi)
+    sample = simulated(smc.Maximum() if sign == 1 else smc.Minimum())
+    found, error = sample.mean(sample.log_outcome)
+    assert abs(float(found) - sign * float((positive / torch.arange(1, 11)).sum())) < 4 * float(error)
 
 
-LEVY = [(2, 1.3942835683), (4, 1.5852442983), (8, 1.66970673), (12, 1.6980019214), (26, 1.7255070456), (52, 1.7401553533)]
+def survival(barrier: float, maturity: float) -> float:
+    """The probability that a Brownian motion with drift stays below h, or above it: the reflection principle."""
+    h, drift, deviation = math.log(barrier), CARRY - 0.045, 0.3 * math.sqrt(maturity)
+    sign = 1 if h > 0 else -1
+    normal = torch.special.ndtr(torch.tensor([sign * (h - drift * maturity), -sign * (h + drift * maturity)]).double() / deviation)
+    return float(normal[0] - math.exp(2 * drift * h / 0.09) * normal[1])
 
 
-@pytest.mark.parametrize(("fixings", "published"), LEVY)
-def test_the_arithmetic_asian_puts_of_levy(fixings: int, published: float) -> None:
-    """Levy (1997) in Clewlow and Strickland, "Exotic Options": S₀ 90, K 87, q .06, r .025, σ .13, the first fixing today.
-
-    Today's fixing is known: what is left is a put on the average of the others.  The table is a simulation itself, good to 3e-3.
-    """
-    spot, strike, rate, maturity, rest = 90.0, 87.0, 0.025, 11 / 12, fixings - 1
-    value, error = arithmetic_price((fixings * strike / spot - 1) / rest, rate - 0.06, 0.13, smc.TimeGrid(maturity, rest), "put")
-    scale = spot * math.exp(-rate * maturity) * rest / fixings
-    assert abs(scale * value - published) < 3e-3 + sigmas(6) * scale * error
-    assert scale * error < 3e-3 / 5
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("steps", [1, 10])
+@pytest.mark.parametrize("functional", [smc.KnockOut(1.4, "up"), smc.KnockOut(0.8, "down")], ids=lambda f: f.direction)
+def test_a_bridge_survives_as_often_as_the_reflection_principle_says(functional: smc.KnockOut, steps: int, dtype: torch.dtype) -> None:
+    """At any number of steps: the weight has no bias."""
+    sample = simulated(functional, smc.TimeGrid(2.0, steps), dtype=dtype)
+    assert bool(((sample.weight >= 0) & (sample.weight <= 1)).all())
+    found, error = sample.mean(sample.weight.double())
+    assert abs(float(found) - survival(functional.barrier, 2.0)) < sigmas(8) * float(error)
 
 
-def quantlib(average: object, engine: object, strike: float) -> float:
-    """Price a two-year call with ten fixings on S₀ 100, r .06, q .03, σ .2 by QuantLib."""
-    today, days = QuantLib.Date(5, 7, 2002), QuantLib.Actual365Fixed()
-    QuantLib.Settings.instance().evaluationDate = today
-    rate, dividend_yield = (QuantLib.YieldTermStructureHandle(QuantLib.FlatForward(today, x, days)) for x in (0.06, 0.03))
-    volatility = QuantLib.BlackVolTermStructureHandle(QuantLib.BlackConstantVol(today, QuantLib.NullCalendar(), 0.2, days))
-    process = QuantLib.BlackScholesMertonProcess(QuantLib.QuoteHandle(QuantLib.SimpleQuote(100.0)), dividend_yield, rate, volatility)
-    dates = [today + 73 * i for i in range(1, 11)]
-    past = 0.0 if average == QuantLib.Average.Arithmetic else 1.0
-    payoff, exercise = QuantLib.PlainVanillaPayoff(QuantLib.Option.Call, strike), QuantLib.EuropeanExercise(dates[-1])
-    option = QuantLib.DiscreteAveragingAsianOption(average, past, 0, dates, payoff, exercise)
-    option.setPricingEngine(engine(process))
-    return float(option.NPV())
+@pytest.mark.parametrize(("barrier", "direction"), [(1.4, "up"), (0.8, "down")])
+def test_watching_the_fixings_alone_lets_more_paths_live(barrier: float, direction: str) -> None:
+    always, sometimes = simulated((smc.KnockOut(barrier, direction), smc.KnockOut(barrier, direction, "fixings")))
+    assert bool((always.weight <= sometimes.weight).all())
+    assert float((sometimes.weight - always.weight).mean()) > 0.02
+    assert bool((sometimes.weight == 0)[always.weight == 0].all())  # to touch at a fixing is to touch
+    paths = torch.exp(smc.simulate(PROCESS, GRID, smc.Draws(31), 1 << 13).log_return[..., 1:] + CARRY * GRID.times())
+    inside = paths.amax(-1) < barrier if direction == "up" else paths.amin(-1) > barrier
+    assert torch.equal(sometimes.weight, inside.double())
 
 
-@pytest.mark.parametrize("strike", [80.0, 100.0, 125.0])
-def test_the_geometric_asian_call_is_that_of_quantlib(strike: float) -> None:
-    expected = quantlib(QuantLib.Average.Geometric, QuantLib.AnalyticDiscreteGeometricAveragePriceAsianEngine, strike)
-    unit = geometric_price(strike / 100, 0.03, 0.2, smc.TimeGrid(2.0, 10))
-    assert 100 * math.exp(-0.12) * unit == pytest.approx(expected, rel=1e-12)
+@pytest.mark.parametrize("functional", [smc.KnockOut(1e6, "up"), smc.KnockOut(1e-6, "down")], ids=lambda f: f.direction)
+def test_a_barrier_out_of_reach_leaves_the_terminal_price(functional: smc.KnockOut) -> None:
+    barred, last = simulated((functional, smc.Terminal()))
+    assert torch.equal(barred.log_outcome, last.log_outcome)
+    assert torch.equal(barred.weight, torch.ones_like(barred.weight))
 
 
-@pytest.mark.parametrize("strike", [80.0, 100.0, 125.0])
-def test_the_arithmetic_asian_call_is_that_of_quantlib(strike: float) -> None:
-    """Against Choi's (2018) quadrature, good to 2e-4 on a spot of 100."""
-    expected = quantlib(QuantLib.Average.Arithmetic, QuantLib.ChoiAsianEngine, strike)
-    value, error = arithmetic_price(strike / 100, 0.03, 0.2, smc.TimeGrid(2.0, 10))
-    scale = 100 * math.exp(-0.12)
-    assert abs(scale * value - expected) < 2e-4 + sigmas(3) * scale * error
-    assert scale * error < 2e-3
+def test_a_step_without_variation_crosses_no_barrier() -> None:
+    up, zero = smc.KnockOut(2.0, "up"), torch.zeros(1, 2, dtype=torch.float64)
+    state = up.update(up.start(zero), torch.tensor([[0.1, 1.0]]).double(), zero)
+    assert up.finish(state, 1)[1].tolist() == [[1.0, 0.0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_realised_variance_has_the_mean_and_variance_of_a_sum_of_squares(dtype: torch.dtype) -> None:
+    """Of M normals of mean μΔt and variance σ²Δt; it is that of the whole life, 2 years here."""
+    sample = simulated(smc.RealizedVariance(), dtype=dtype)
+    variance, mean = 0.09 * 0.2, (CARRY - 0.045) * 0.2
+    expected = 10 * (variance + mean**2)
+    found, error = sample.mean(sample.outcome.double())
+    assert abs(float(found) - expected) < 4 * float(error)
+    found, error = sample.mean((sample.outcome.double() - expected) ** 2)
+    assert abs(float(found) - 10 * (2 * variance**2 + 4 * variance * mean**2)) < 4 * float(error)
+
+
+PRICES = torch.log(torch.tensor([[[1.0, 2.0]], [[4.0, 0.5]]], dtype=torch.float64))  # two assets, one set, two paths
+
+
+def test_a_basket_is_the_weighted_mean_of_its_assets() -> None:
+    basket, geometric = smc.Basket((0.25, 0.75)), smc.Basket((0.25, 0.75)).control
+    assert basket.assets == 2
+    outcome = torch.exp(basket.finish(basket.update(basket.start(PRICES[0]), PRICES), 1))
+    torch.testing.assert_close(outcome, torch.tensor([[3.25, 0.875]]).double(), rtol=8 * EPS, atol=0)
+    product = torch.exp(geometric.finish(geometric.update(None, PRICES), 1))
+    torch.testing.assert_close(product, torch.tensor([[4**0.75, 2**-0.5]], dtype=torch.float64), rtol=8 * EPS, atol=0)
+    assert geometric.control is geometric
+    assert smc.Basket([0.5, 0.5]) == smc.Basket((0.5, 0.5))
+
+
+def test_the_law_of_the_geometric_basket_is_that_of_a_sum_of_correlated_normals() -> None:
+    covariance = torch.tensor([[0.09, 0.02], [0.02, 0.04]], dtype=torch.float64)
+    carry = torch.tensor(CARRY, dtype=torch.float64)
+    mean, variance = smc.GeometricBasket((0.25, 0.75)).lognormal_law(covariance, GRID, carry)
+    assert float(mean) == pytest.approx(0.1 - (0.25 * 0.09 + 0.75 * 0.04) / 2, rel=1e-15)
+    assert float(variance) == pytest.approx(0.09 / 16 + 2 * 0.02 * 3 / 16 + 0.04 * 9 / 16, rel=1e-15)
+    several = smc.GeometricBasket((0.25, 0.75)).lognormal_law(covariance.expand(3, 2, 2), GRID, carry)
+    assert [x.shape for x in several] == [(3,), (3,)]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: smc.KnockOut(0.9, "up"), r"barrier must be a number above 1 for direction 'up' \(over today's price\); got 0.9: take the"),
+        (lambda: smc.KnockOut(1.1, "down"), r"barrier must be a number below 1 for direction 'down' \(over today's price\); got 1.1"),
+        (lambda: smc.KnockOut(1.0, "up"), r"barrier must be a number above 1 .* got 1.0"),
+        (lambda: smc.KnockOut([1.1, 1.2], "up"), r"barrier must be a number above 1 .* got \[1.1, 1.2\]"),
+        (lambda: smc.KnockOut(-1.0, "down"), r"barrier must be positive \(over today's price\); got -1.0"),
+        (lambda: smc.KnockOut(1.1, "in"), r"direction must be one of up, down; got 'in'"),
+        (lambda: smc.KnockOut(1.1, "up", "daily"), r"monitoring must be one of continuous, fixings; got 'daily'"),
+        (lambda: smc.Basket((0.5, 0.6)), r"weights must be \(A,\) and sum to 1 .* got \(0.5, 0.6\): divide them by their sum"),
+        (lambda: smc.Basket(1.0), r"weights must be \(A,\) and sum to 1"),
+        (lambda: smc.GeometricBasket((1.5, -0.5)), r"weights must be positive \(share of today's value\); got -0.5"),
+    ],
+)
+def test_what_cannot_be_is_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_barrier_between_fixings_needs_a_scheme_that_says_how_it_moves_there() -> None:
+    with pytest.raises(TypeError, match="KnockOut needs the quadratic variation between fixings, which the euler scheme of BlackScholes"):
+        simulated(smc.KnockOut(1.4, "up"), scheme="euler")
+    assert simulated(smc.KnockOut(1.4, "up", "fixings"), scheme="euler").weight is not None

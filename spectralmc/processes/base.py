@@ -56,19 +56,27 @@ class TimeGrid:
         T in years, positive; a number or (B,).
     steps
         M, at least 1.
+    substeps
+        steps of the scheme from one fixing to the next: its bias falls, and the contract stays.
     """
 
     maturity: Number
     steps: int
+    substeps: int = 1
 
     def __post_init__(self) -> None:
         real("maturity", self.maturity, "positive", "years")
         count("steps", self.steps)
+        count("substeps", self.substeps)
 
     def times(self) -> Tensor:
         """Return the fixings in years, (M,) or (B, M)."""
-        fractions = torch.arange(1, self.steps + 1, dtype=torch.float64) / self.steps
-        return real("maturity", self.maturity)[..., None] * fractions
+        return self.step_times()[..., self.substeps - 1 :: self.substeps]
+
+    def step_times(self) -> Tensor:
+        """Return the ends of the steps of the scheme in years, (M · substeps,) or (B, M · substeps)."""
+        steps = self.steps * self.substeps
+        return real("maturity", self.maturity)[..., None] * (torch.arange(1, steps + 1, dtype=torch.float64) / steps)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ _HOME = {
     "GeometricAverage": "functionals",
     "GeometricBasket": "functionals",
     "KnockOut": "functionals",
+    "Heston": "processes",
     "Market": "parameters",
     "Maximum": "functionals",
     "Minimum": "functionals",

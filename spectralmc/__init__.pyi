@@ -33,6 +33,7 @@ from spectralmc.paths import Sample as Sample
 from spectralmc.paths import simulate as simulate
 from spectralmc.pricing import cos_price as cos_price
 from spectralmc.processes import BlackScholes as BlackScholes
+from spectralmc.processes import Heston as Heston
 from spectralmc.processes import TimeGrid as TimeGrid
 from spectralmc.records import load_records as load_records
 from spectralmc.spectrum import FrequencyGrid as FrequencyGrid

@@ -20,7 +20,7 @@ from torch import Tensor
 from spectralmc.draws import SHIFT_STREAM, Draws
 from spectralmc.functionals import ArithmeticAverage, GeometricAverage, KnockOut, Maximum, Minimum, RealizedVariance, Terminal
 from spectralmc.processes import BlackScholes, Heston, Merton, TimeGrid, column
-from spectralmc.processes.heston import moments as heston_moments
+from spectralmc.processes.heston import _coefficients
 from spectralmc.processes.merton import MOST_JUMPS
 from spectralmc.validation import real
 
@@ -95,11 +95,7 @@ def _merton(process: Any, dt: Tensor) -> Constants:
 
 
 def _heston(process: Any, dt: Tensor) -> Constants:
-    moments = heston_moments(process, dt, dt.dtype)
-    rho, xi, kappa = (column(getattr(process, name), dt) for name in ("correlation", "vol_of_variance", "mean_reversion"))
-    leverage = rho * kappa / xi - 0.5
-    pairs = [coefficient for affine in moments for coefficient in affine]
-    return [*pairs, rho / xi, leverage, leverage**2, 1 - rho**2, column(process.initial_variance, dt)]
+    return [*_coefficients(process, dt, dt.dtype), column(process.initial_variance, dt)]
 
 
 # class → name of the kernel's struct, its scheme, its constants

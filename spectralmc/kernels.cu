@@ -122,7 +122,7 @@ template <class T> struct Merton {
 // Heston, quadratic-exponential with the first two moments of (X, v') exact: processes/heston.py.
 template <class T> struct Heston {
     enum { SIZE = 15, NOISE = 1 };
-    const T *c;  // a + bv of E v', ½ Var v', E∫v, ½ Cov(∫v, v'), Var ∫v; then ρ/ξ, ρκ/ξ − ½, its square, 1 − ρ², v₀
+    const T *c;  // a + bv of E v', ½ Var v', E∫v, ½ Cov(∫v, v'), Var ∫v; then ρ/ξ, ρκ/ξ − ½, 1 − ρ², (ρκ/ξ − ½)², v₀
     T v;
     __device__ __forceinline__ explicit Heston(const T *constants) : c(constants), v(constants[14]) {}
     __device__ __forceinline__ T deviation_of_variance(T m, T half_variance, T z) const {
@@ -139,7 +139,7 @@ template <class T> struct Heston {
         const T moved = deviation_of_variance(m, half_variance, z[0]), slope = quotient(half_covariance, half_variance);
         const T integral = expected + slope * moved, rest = c[8] + c[9] * v - 2 * slope * half_covariance;
         *mean = -expected / 2 + c[10] * moved + c[11] * (integral - expected);
-        *variance = c[13] * integral + c[12] * rest;
+        *variance = c[12] * integral + c[13] * rest;
         *diffusion = integral;
         v = most(m + moved, T(0));
     }

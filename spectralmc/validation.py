@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 Number = float | Tensor | np.ndarray | list[float] | tuple[float, ...]
-Rule = Literal["finite", "positive", "non-negative", "in (0, 1)"]
+Rule = Literal["finite", "positive", "non-negative", "in (0, 1)", "in (-1, 1)"]
 
 _HOLDS: dict[Rule, Callable[[Tensor], Tensor]] = {
     "finite": torch.isfinite,
     "positive": lambda x: torch.isfinite(x) & (x > 0),
     "non-negative": lambda x: torch.isfinite(x) & (x >= 0),
     "in (0, 1)": lambda x: (x > 0) & (x < 1),
+    "in (-1, 1)": lambda x: x.abs() < 1,
 }
 
 

@@ -2,5 +2,19 @@
 
 from spectralmc.processes.base import Increment, Process, Scheme, State, TimeGrid, batch_size, column, scheme_of, with_fields
 from spectralmc.processes.black_scholes import BlackScholes
+from spectralmc.processes.heston import Heston, MeanVariance
 
-__all__ = ["BlackScholes", "Increment", "Process", "Scheme", "State", "TimeGrid", "batch_size", "column", "scheme_of", "with_fields"]
+__all__ = [
+    "BlackScholes",
+    "Heston",
+    "Increment",
+    "MeanVariance",
+    "Process",
+    "Scheme",
+    "State",
+    "TimeGrid",
+    "batch_size",
+    "column",
+    "scheme_of",
+    "with_fields",
+]

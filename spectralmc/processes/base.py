@@ -143,20 +143,35 @@ def column(value: Number, like: Tensor) -> Tensor:
 
 
 def numeric_fields(process: Any) -> dict[str, Tensor]:
-    """Return the numbers among the attributes of a process, () or (B,) each: what a batch of parameter sets is made of."""
-    found = {}
+    """Return the numbers among the attributes of a process, and of those within it: what a batch of parameter sets is made of.
+
+    Shapes: () or (B,) each, behind as many axes of its own as ``own_axes`` of the process gives the field (those of the assets).
+    """
+    found: dict[str, Tensor] = {}
     for name, value in vars(process).items():
-        if isinstance(value, Tensor):
+        if _nested(value):
+            found |= {f"{name}.{inner}": tensor for inner, tensor in numeric_fields(value).items()}
+        elif isinstance(value, Tensor):
             found[name] = value
         elif isinstance(value, int | float | list | tuple | np.generic | np.ndarray) and np.asarray(value).dtype.kind in "iuf":
             found[name] = real(name, np.asarray(value))
     return found
 
 
+def _nested(value: Any) -> bool:
+    return is_dataclass(value) and not isinstance(value, type)
+
+
+def _own_axes(process: Any, name: str) -> int:
+    outer, _, inner = name.partition(".")
+    return _own_axes(getattr(process, outer), inner) if inner else int(getattr(process, "own_axes", {}).get(name, 0))
+
+
 def batch_size(process: Any, *contract: Tensor) -> int:
     """Return B, the number of parameter sets in a process and its contract (maturity, carry), or refuse their shapes."""
-    given = [*contract, *numeric_fields(process).values()]
-    shapes = {tuple(value.shape) for value in given} - {()}
+    shapes = {tuple(value.shape) for value in contract}
+    shapes |= {tuple(value.shape[_own_axes(process, name) :]) for name, value in numeric_fields(process).items()}
+    shapes -= {()}
     if len(shapes) > 1 or any(len(shape) > 1 for shape in shapes):
         raise ValueError(f"parameters, maturity and carry must be numbers or (B,) with one B; got shapes {sorted(shapes)}")
     return next(iter(shapes))[0] if shapes else 1
@@ -164,8 +179,15 @@ def batch_size(process: Any, *contract: Tensor) -> int:
 
 def with_fields(process: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """Return the process with ``change`` applied to each of its (B,) parameters; only a dataclass can have such."""
-    if not is_dataclass(process) or isinstance(process, type):
+    if not _nested(process):
         return process
-    settable = {f.name for f in fields(process) if f.init}
-    batched = {name: value for name, value in numeric_fields(process).items() if value.ndim == 1 and name in settable}
-    return replace(process, **{name: change(value) for name, value in batched.items()})
+    numbers = numeric_fields(process)
+    changed: dict[str, Any] = {}
+    for name in (f.name for f in fields(process) if f.init):
+        own = _own_axes(process, name)
+        if _nested(getattr(process, name)):
+            changed[name] = with_fields(getattr(process, name), change)
+        elif name in numbers and numbers[name].ndim == own + 1:
+            entries = numbers[name].reshape(-1, numbers[name].shape[-1])
+            changed[name] = torch.stack([change(e) for e in entries]).unflatten(0, numbers[name].shape[:-1]) if own else change(entries[0])
+    return replace(process, **changed)

@@ -13,12 +13,15 @@ typedef unsigned long long u64;
 
 // ---- arithmetic --------------------------------------------------------------------------------------------------------------------
 
+template <class T> __device__ __forceinline__ T least(T a, T b) { return a < b ? a : b; }
+template <class T> __device__ __forceinline__ T most(T a, T b) { return a > b ? a : b; }
+
 // Special functions of the hardware in float32: |Z| errs by less than 5e-6 (stated in cuda.py, tested).
 __device__ __forceinline__ float exponential(float x) { return __expf(x); }
 __device__ __forceinline__ double exponential(double x) { return exp(x); }
 __device__ __forceinline__ float logarithm(float x) { return __logf(x); }
 __device__ __forceinline__ double logarithm(double x) { return log(x); }
-__device__ __forceinline__ float root(float x) { return x > 0 ? x * rsqrtf(x) : 0.0f; }
+__device__ __forceinline__ float root(float x) { return x * rsqrtf(most(x, 1e-37f)); }  // 0 at 0
 __device__ __forceinline__ double root(double x) { return sqrt(x); }
 __device__ __forceinline__ float quotient(float a, float b) { return __fdividef(a, b); }
 __device__ __forceinline__ double quotient(double a, double b) { return a / b; }
@@ -27,9 +30,6 @@ __device__ __forceinline__ double normal_cdf(double x) { return 0.5 * erfc(-0.70
 // cos and sin of 2πt; float32 first takes t into [-½, ½], where the hardware is accurate
 __device__ __forceinline__ void turn(float t, float *c, float *s) { t -= rintf(t); __sincosf(6.2831853f * t, s, c); }
 __device__ __forceinline__ void turn(double t, double *c, double *s) { sincospi(2 * t, s, c); }
-
-template <class T> __device__ __forceinline__ T least(T a, T b) { return a < b ? a : b; }
-template <class T> __device__ __forceinline__ T most(T a, T b) { return a > b ? a : b; }
 
 // ---- draws -------------------------------------------------------------------------------------------------------------------------
 
@@ -122,23 +122,24 @@ template <class T> struct Merton {
 // Heston, quadratic-exponential with the first two moments of (X, v') exact: processes/heston.py.
 template <class T> struct Heston {
     enum { SIZE = 15, NOISE = 1 };
-    const T *c;  // a + bv of E v', ½ Var v', E∫v, ½ Cov(∫v, v'), Var ∫v; then ρ/ξ, ρκ/ξ − ½, 1 − ρ², (ρκ/ξ − ½)², v₀
-    T v;
-    __device__ __forceinline__ explicit Heston(const T *constants) : c(constants), v(constants[14]) {}
-    __device__ __forceinline__ T deviation_of_variance(T m, T half_variance, T z) const {
-        const T h = quotient(m * m, half_variance), switched = T(4.0 / 3);  // 2/ψ, and its value at ψ = 1.5
-        if (h >= switched) {
-            const T q = least(h, T(1e18)), r = q - 1, square = root(q * r) + r;
-            return quotient(m, square + 1) * (z * (z + 2 * root(square)) - 1);
-        }
-        const T w = quotient(h, h / 2 + 1);
-        return m * (quotient(most(logarithm(quotient(w, normal_cdf(-z))), T(0)), w) - 1);
+    T c[14], v;  // a + bv of E v', ½ Var v', E∫v, ½ Cov(∫v, v'), Var ∫v; then ρ/ξ, ρκ/ξ − ½, 1 − ρ², (ρκ/ξ − ½)²
+    __device__ __forceinline__ explicit Heston(const T *constants) : v(constants[14]) {
+#pragma unroll
+        for (int i = 0; i < 14; ++i) c[i] = constants[i];
     }
     __device__ __forceinline__ void increment(const T *z, T *mean, T *variance, T *diffusion) {
         const T m = c[0] + c[1] * v, half_variance = c[2] + c[3] * v, expected = c[4] + c[5] * v, half_covariance = c[6] + c[7] * v;
-        const T moved = deviation_of_variance(m, half_variance, z[0]), slope = quotient(half_covariance, half_variance);
-        const T integral = expected + slope * moved, rest = c[8] + c[9] * v - 2 * slope * half_covariance;
-        *mean = -expected / 2 + c[10] * moved + c[11] * (integral - expected);
+        const T over = quotient(T(1), half_variance), h = m * m * over, slope = half_covariance * over;  // h = 2/ψ
+        T moved;  // v' − m
+        if (h >= T(4.0 / 3)) {  // ψ ≤ 1.5: quadratic
+            const T q = least(h, T(1e18)), r = q - 1, square = root(q * r) + r;
+            moved = quotient(m, square + 1) * (z[0] * (z[0] + 2 * root(square)) - 1);
+        } else {
+            const T w = quotient(h, h / 2 + 1);
+            moved = m * (quotient(most(logarithm(quotient(w, normal_cdf(-z[0]))), T(0)), w) - 1);
+        }
+        const T explained = slope * moved, integral = expected + explained, rest = c[8] + c[9] * v - 2 * slope * half_covariance;
+        *mean = c[10] * moved - expected / 2 + c[11] * explained;
         *variance = c[12] * integral + c[13] * rest;
         *diffusion = integral;
         v = most(m + moved, T(0));

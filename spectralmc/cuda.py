@@ -51,21 +51,26 @@ def available() -> bool:
 
 @functools.cache
 def _kernel(expression: str, device: int) -> Any:
+    """Return the compiled kernel (CuPy keeps it on disk too)."""
     import cupy
 
     with cupy.cuda.Device(device):
         return cupy.RawModule(code=source(), options=OPTIONS, name_expressions=[expression]).get_function(expression)
 
 
-def launch(expression: str, grid: Sequence[int], block: Sequence[int], *arguments: Any) -> None:
-    """Run a kernel on the current stream of the device of its tensors; tensors pass by address, None as null, numbers typed by NumPy."""
+@functools.lru_cache(maxsize=64)
+def _stream(address: int, device: int) -> Any:
     import cupy
 
-    device = next(a.device for a in arguments if isinstance(a, Tensor))
-    values = [_address(a) for a in arguments]
-    stream = torch.cuda.current_stream(device).cuda_stream
-    with cupy.cuda.Device(device.index or 0), cupy.cuda.ExternalStream(stream, device.index or 0):
-        _kernel(expression, device.index or 0)(tuple(grid), tuple(block), tuple(values))
+    return cupy.cuda.ExternalStream(address, device)
+
+
+def launch(expression: str, grid: Sequence[int], block: Sequence[int], *arguments: Any) -> None:
+    """Run a kernel on torch's current stream; tensors pass by address, None as null, numbers typed by NumPy."""
+    device = next(a.device.index for a in arguments if isinstance(a, Tensor))
+    kernel = _kernel(expression, device)
+    with torch.cuda.device(device), _stream(torch.cuda.current_stream(device).cuda_stream, device):
+        kernel(tuple(grid), tuple(block), tuple(_address(a) for a in arguments))
 
 
 def _address(argument: Any) -> Any:
@@ -199,6 +204,14 @@ def sobol_terminal(
         _middles(steps, dtype, device), slopes, out, run, np.uint32(size), np.uint32(len(copies)), _number(dtype)(math.sqrt(steps)),
     )  # fmt: skip
     return tuple(out.unbind(0))
+
+
+def words(draws: Draws, paths: range, block: int, number: int, device: torch.device) -> Tensor:
+    """Return the Philox words (4, N) of a block of a parameter set, as `Draws.words` does on the CPU."""
+    out = torch.empty(4, len(paths), dtype=torch.int32, device=device)
+    run = np.array([(len(paths), paths.start, 1, number, 0, 0, draws.stream, draws.seed & 0xFFFFFFFF, draws.seed >> 32)], RUN)
+    launch("words", (-(-len(paths) // _THREADS),), (_THREADS,), out, run, np.uint32(block))
+    return out.long() & 0xFFFFFFFF
 
 
 def _grid(items: int, threads: int = _THREADS) -> tuple[int]:

@@ -31,6 +31,8 @@ _HOME = {
     "GeometricBasket": "functionals",
     "KnockOut": "functionals",
     "Heston": "processes",
+    "Heston": "processes",
+    "KnockOut": "functionals",
     "Market": "parameters",
     "Maximum": "functionals",
     "Minimum": "functionals",

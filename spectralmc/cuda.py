@@ -19,16 +19,15 @@ from torch import Tensor
 
 from spectralmc.draws import _SHIFT_STREAM, Draws
 from spectralmc.functionals import ArithmeticAverage, GeometricAverage, KnockOut, Maximum, Minimum, RealizedVariance, Terminal
-from spectralmc.processes import BlackScholes, Heston, TimeGrid, column
+from spectralmc.processes import BlackScholes, Heston, Merton, TimeGrid, column
 from spectralmc.processes.heston import _coefficients
-MOST_JUMPS=1000.
-class Merton: pass
 from spectralmc.validation import real
 
 OPTIONS = ("--std=c++17",)
 SPECTRUM_PATHS, SPECTRUM_RUN, SPECTRUM_THREADS = 1024, 8, 256
 NORM_CHANNELS, NORM_ROWS, NORM_BLOCK, NORM_STATE = 32, 8, 512, 15
 _THREADS = 256
+_MOST_JUMPS = 1e4
 _C = {torch.float32: "float", torch.float64: "double", torch.complex64: "float", torch.complex128: "double"}
 RUN = np.dtype([(name, np.uint32) for name in (
     "paths", "first_path", "sets", "first_set", "fixings", "substeps", "stream", "key0", "key1")])  # fmt: skip
@@ -97,7 +96,8 @@ def _merton(process: Any, dt: Tensor) -> Constants:
     volatility, intensity, mean, deviation = (column(getattr(process, name), dt) for name in names)
     rate = intensity * dt
     compensator = rate * torch.expm1(mean + deviation**2 / 2)
-    return [volatility**2 * dt, -(volatility**2) * dt / 2 - compensator, rate, torch.exp(-rate), mean, deviation**2, torch.full_like(dt, MOST_JUMPS)]
+    drift = -(volatility**2) * dt / 2 - compensator
+    return [volatility**2 * dt, drift, rate, torch.exp(-rate), mean, deviation**2, torch.full_like(dt, _MOST_JUMPS)]
 
 
 def _heston(process: Any, dt: Tensor) -> Constants:
@@ -146,7 +146,8 @@ def outcomes(
     struct, constants = _constants(process, grid, sets, dtype, device)
     kinds = [type(f) for f in functionals]
     bits = sorted(FUNCTIONALS.index(kind) for kind in kinds)
-    growth = (carry.double().cpu() * real("maturity", grid.maturity).double().cpu() / grid.steps).expand(sets).to(device, dtype).contiguous()
+    growth = carry.double().cpu() * real("maturity", grid.maturity).double().cpu() / grid.steps
+    growth = growth.expand(sets).to(device, dtype).contiguous()
     barrier = next((f for f in functionals if isinstance(f, KnockOut)), None)
     level = [0.0, 1.0] if barrier is None else [math.log(barrier.barrier), 1.0 if barrier.direction == "up" else -1.0]
     levels = torch.tensor(level, dtype=dtype, device=device).expand(sets, 2).contiguous()
@@ -177,8 +178,8 @@ def conditional_terminal(
 
 
 def sobol_terminal(
-    process: Any, grid: TimeGrid, draws: Draws, paths: range, total: int, dtype: torch.dtype, sets: int, first_set: int, device: torch.device,
-    slopes: Tensor | None = None,
+    process: Any, grid: TimeGrid, draws: Draws, paths: range, total: int, dtype: torch.dtype,
+    sets: int, first_set: int, device: torch.device, slopes: Tensor | None = None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Return what `conditional_terminal` does, from Sobol points on a bridge.
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectralmc.spectrum import FrequencyGrid
+from spectralmc.spectrum import FrequencyGrid, empirical_characteristic_function
 from spectralmc.validation import Number, real
 
 CharacteristicFunction = Callable[[Tensor], Tensor]
@@ -44,7 +44,7 @@ class Distribution:
     mass
         probability of the continuous part, batch.
     atom
-        the point of X that carries the rest, batch; irrelevant where ``mass`` is 1.
+        the point of X that carries the rest, batch: −∞ where that outcome is worth nothing (knocked out); irrelevant where ``mass`` is 1.
     """
 
     values: Tensor
@@ -56,7 +56,8 @@ class Distribution:
 
     def __post_init__(self) -> None:
         location, scale = real("location", self.location).double(), real("scale", self.scale, "positive").double()
-        mass, atom = real("mass", self.mass, "non-negative").double(), real("atom", self.atom).double()
+        mass, atom = real("mass", self.mass, "non-negative").double(), torch.as_tensor(self.atom, dtype=torch.float64)
+        real("atom", torch.where(atom == -torch.inf, 0.0, atom))
         if bool((mass > 1).any()):
             raise ValueError(f"mass must lie in [0, 1]; got {float(mass.max())}")
         if self.values.shape[-1:] != (self.grid.size,):
@@ -74,8 +75,9 @@ class Distribution:
     def of(cls, law: Any, maturity: Number | None = None, grid: FrequencyGrid | None = None, floor: float = 1e-16) -> Distribution:
         """Make a distribution from a process with a closed form, a `Sample`, or any callable φ(u).
 
-        Location and scale come from φ near zero, or are those of the sample.  Without a ``grid``, L is 16 standard deviations and K
-        reaches the first frequency at which every |φ| is below ``floor`` (for a sample: below twice its noise).
+        Location and scale come from φ near zero, or are those of the sample, whose weights give ``mass`` and ``atom``.  Without a
+        ``grid``, L is 16 standard deviations and K reaches the first frequency at which every |φ| is below ``floor`` (for a sample:
+        below twice its standard error).
 
         Raises
         ------
@@ -84,15 +86,19 @@ class Distribution:
         ValueError
             φ is not that of a law with a positive finite variance.
         """
-        phi, floor = _characteristic_function(law, maturity, floor)
-        location, scale = _sample_moments(law) if hasattr(law, "log_return") else _location_scale(phi)
+        phi, sampled = _characteristic_function(law, maturity), hasattr(law, "log_return")
+        location, scale = _sample_moments(law) if sampled else _location_scale(phi)
+        floor = max(floor, _noise(law, scale)) if sampled else floor
         grid = grid or FrequencyGrid(16.0, _size(phi, scale, 16.0, floor))
         w = grid.frequency
         values = phi(w / scale[..., None]) * torch.exp(-1j * w * (location / scale)[..., None])
-        return cls(values, grid, location, scale)
+        return cls(values, grid, location, scale, *(_sample_atom(law) if sampled else ()))
 
     def characteristic_function(self, frequency: Number) -> Tensor:
-        """Return E[e^{iuX}] at any real ``frequency`` (J,), batch + (J,): the transform of the series, exact on its own grid."""
+        """Return E[e^{iuX}] at any real ``frequency`` (J,), batch + (J,): the transform of the series, exact on its own grid.
+
+        An atom at −∞ has no phase and is left out.
+        """
         u = real("frequency", frequency)
         w, half = self._w, self.grid.half_width
         v = (u * self.scale[..., None])[..., None, :]  # batch, 1, J
@@ -100,7 +106,8 @@ class Distribution:
         for sign, values in ((1, self.values), (-1, self.values.conj())):
             series = series + (values[..., None] * torch.sinc((v - sign * w[:, None]) * half / math.pi)).sum(-2)
         shifted = series * torch.exp(1j * u * self.location[..., None])
-        return self.mass[..., None] * shifted + (1 - self.mass[..., None]) * torch.exp(1j * u * self.atom[..., None])
+        rest = torch.where(self._worthless, 0.0, 1 - self.mass)[..., None]
+        return self.mass[..., None] * shifted + rest * torch.exp(1j * u * self._finite_atom[..., None])
 
     def density(self, log_return: Number) -> Tensor:
         """Return the density of the continuous part, per unit of X; it integrates to ``mass``.
@@ -127,7 +134,8 @@ class Distribution:
         """Return the smallest x with P(X ≤ x) ≥ p for ``probability`` (J,) or (): batch + (J,) or batch.
 
         Accuracy: bisection to 1e-12 standard deviations inside [−L, L] and the atom; where the truncated series leaves the cdf below p,
-        the end.  Only an exact φ makes the cdf monotone: one with an error δ of its cdf (learned, empirical) tells quantiles of p ≫ δ.
+        the end; −∞ for p up to the weight of an atom there.  Only an exact φ makes the cdf monotone: one with an error δ of its cdf
+        (learned, empirical) tells quantiles of p ≫ δ.
         Differentiable where the law has a density.
         """
         p = real("probability", probability, "in (0, 1)").double()
@@ -138,11 +146,12 @@ class Distribution:
             slope = self.density(x).detach()
             step = (self.cdf(x) - levels) / torch.where(slope > 0, slope, torch.inf)
             x = x - (step - step.detach())
+        x = torch.where(self._worthless[..., None] & (levels <= 1 - self.mass[..., None]), -torch.inf, x)
         return x.reshape((*self.scale.shape, *p.shape))
 
     def _bisected(self, levels: Tensor) -> Tensor:
         half = self.grid.half_width * self.scale
-        atom = torch.where(self.mass < 1, self.atom, self.location)  # it may lie beyond the series
+        atom = torch.where(self.mass < 1, self._finite_atom, self.location)  # it may lie beyond the series
         low, high = torch.minimum(self.location - half, atom), torch.maximum(self.location + half, atom)
         rounds = math.ceil(math.log2(float(((high - low) / self.scale).max()) / 1e-12))
         low, high = (end[..., None].expand(*self.scale.shape, len(levels)) for end in (low, high))
@@ -157,29 +166,31 @@ class Distribution:
 
         Shapes as `quantile`; in units of X.
 
-        Accuracy: an error δ of the cdf in the tail becomes up to L·s·δ/p; never above the quantile.
+        Accuracy: an error δ of the cdf in the tail becomes up to L·s·δ/p; never above the quantile.  −∞ with an atom there.
         """
         p = real("probability", probability, "in (0, 1)").double()
         levels = p.reshape(-1)
-        q = self.quantile(levels)
+        quantile = self.quantile(levels)
+        q = torch.where(torch.isfinite(quantile), quantile, self.location[..., None])
         z = self._standardised(q)
         first = self.location[..., None] * self.partial_expectation(z, 0.0) + self.scale[..., None] * self._first_moment(z)
-        atom = (1 - self.mass[..., None]) * (q >= self.atom[..., None]) * self.atom[..., None]
+        atom = (1 - self.mass[..., None]) * (q >= self.atom[..., None]) * self._finite_atom[..., None]
         tail = self.mass[..., None] * first + atom + q * (levels - self.cdf(q))
-        return torch.minimum(tail / levels, q).reshape((*self.scale.shape, *p.shape))
+        shortfall = torch.minimum(tail / levels, quantile)
+        return torch.where(self._worthless[..., None], -torch.inf, shortfall).reshape((*self.scale.shape, *p.shape))
 
     @property
     def cumulants(self) -> Tensor:
-        """The first four cumulants of X (mean, variance, third, fourth), batch + (4,), the atom included.
+        """The first four cumulants of X (mean, variance, third, fourth), batch + (4,), the atom included unless it is at −∞.
 
         Accuracy: rounding for an exact φ.  An error δ of φ at the highest frequencies weighs L³δ/K² in the third and more in the fourth:
         of an empirical law take them from the sample itself.
         """
         z = self._moments()
-        raw = [torch.ones_like(self.mass)]
+        mass, raw = torch.where(self._worthless, 1.0, self.mass), [torch.ones_like(self.mass)]
         for n in range(1, 5):  # moments of X about the location, atom included
             part = self.scale**n * z[n]
-            raw.append(self.mass * part + (1 - self.mass) * (self.atom - self.location) ** n)
+            raw.append(mass * part + (1 - mass) * (self._finite_atom - self.location) ** n)
         m1, m2, m3, m4 = raw[1:]
         variance, third = m2 - m1**2, m3 - 3 * m1 * m2 + 2 * m1**3
         fourth = m4 - 4 * m1 * m3 - 3 * m2**2 + 12 * m1**2 * m2 - 6 * m1**4
@@ -188,6 +199,15 @@ class Distribution:
     @property
     def _w(self) -> Tensor:
         return self.grid.frequency
+
+    @property
+    def _worthless(self) -> Tensor:
+        """Where there is an atom at −∞, batch."""
+        return (self.atom == -torch.inf) & (self.mass < 1)
+
+    @property
+    def _finite_atom(self) -> Tensor:
+        return torch.where(torch.isfinite(self.atom), self.atom, self.location)
 
     def _standardised(self, x: Number) -> Tensor:
         return (self.aligned("log_return", x) - self.location[..., None]) / self.scale[..., None]
@@ -242,22 +262,39 @@ class Distribution:
         return result
 
 
-def _characteristic_function(law: Any, maturity: Number | None, floor: float) -> tuple[CharacteristicFunction, float]:
+def _characteristic_function(law: Any, maturity: Number | None) -> CharacteristicFunction:
     if hasattr(law, "log_return"):
-        from spectralmc.spectrum import empirical_characteristic_function
-
-        noise = 2 / math.sqrt(law.log_return.shape[-1])
-        return lambda u: empirical_characteristic_function(law, u).value, max(floor, noise)
+        return lambda u: empirical_characteristic_function(law, u).value
     if hasattr(law, "characteristic_function"):
         t = real("maturity", math.nan if maturity is None else maturity, "positive", "years", "a process needs a maturity")
-        return lambda u: law.characteristic_function(u, t), floor
+        return lambda u: law.characteristic_function(u, t)
     if callable(law):
-        return law, floor
+        characteristic_function: CharacteristicFunction = law
+        return characteristic_function
     raise TypeError(f"a law is a process with a characteristic_function, a Sample, or a callable φ(u); got {type(law).__name__}")
 
 
+def _noise(sample: Any, scale: Tensor) -> float:
+    """Twice the largest standard error of φ̂ where a law of this scale has its mass."""
+    return 2 * float(empirical_characteristic_function(sample, FrequencyGrid(16.0, 32).frequency / scale[:, None]).standard_error.max())
+
+
 def _sample_moments(sample: Any) -> tuple[Tensor, Tensor]:
-    return sample.log_return.double().mean(-1), real("standard deviation of the sample", sample.log_return.double().std(-1), "positive")
+    """Mean and standard deviation of the continuous part: of a mixture of Gaussians where a path contributes one."""
+    x = sample.log_return.double()
+    share = torch.ones_like(x) if sample.weight is None else sample.weight.double()
+    share = share / share.mean(-1, keepdim=True)
+    mean = (share * x).mean(-1)
+    own = 0.0 if sample.variance is None else sample.variance.double()
+    variance = (share * ((x - mean[:, None]) ** 2 + own)).mean(-1)
+    return mean, real("standard deviation of the sample", torch.sqrt(variance), "positive")
+
+
+def _sample_atom(sample: Any) -> tuple[Tensor, Tensor] | tuple[()]:
+    if sample.weight is None:
+        return ()
+    mass, forward = sample.weight.double().mean(-1), torch.log(sample.forward.double())
+    return mass, (torch.full_like(mass, -torch.inf) if sample.atom is None else sample.atom - forward)
 
 
 def _location_scale(phi: CharacteristicFunction) -> tuple[Tensor, Tensor]:

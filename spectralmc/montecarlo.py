@@ -1,8 +1,10 @@
-"""Prices by simulation, with the control variate where one is known: what a learned price is measured against."""
+"""Prices by simulation, with as little noise as process and functional allow: what a learned price is measured against."""
 
 from __future__ import annotations
 
 import functools
+import math
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 from spectralmc.black import black_price
 from spectralmc.draws import Draws
 from spectralmc.functionals import Functional
-from spectralmc.paths import Sample, simulate
+from spectralmc.paths import Sample, can_condition, control_of, simulate
 from spectralmc.processes import TimeGrid, batch_size, with_fields
 from spectralmc.validation import Number, count, one_of, real
 
@@ -35,12 +37,17 @@ def monte_carlo_price(
     *,
     kind: Literal["call", "put"] = "call",
     carry: Number = 0.0,
+    scheme: str | None = None,
     dtype: torch.dtype = torch.float64,
+    conditional: bool | None = None,
+    control: bool | None = None,
 ) -> MonteCarloPrice:
     r"""Price options on the outcome of a functional by simulation; undiscounted, on a unit forward F = E[outcome].
 
-    Where the process is lognormal and the functional has a control C with a known lognormal law (the geometric for the arithmetic
-    average: Kemna and Vorst 1990), the mean of payoff(X) − payoff(C) is simulated and Black's price of the option on C added.
+    A path pays its payoff, or Black's price given its own mean and variance where the asset's noise is integrated out (``conditional``;
+    Willard 1997); less the payoff of the control C on the same draws, whose Black price is added (``control``; Kemna and Vorst 1990 for
+    averages).  Each is used where process and functional have it, unless asked for or forbidden.  The control is taken on its own forward,
+    C/E[C] beside outcome/F, at the same k.
 
     Shapes: parameters of the process, maturity and ``carry`` are numbers or (B,); ``log_moneyness`` k = ln(K/F) is (), (L,) or (B, L);
     both results are (B, L).
@@ -51,6 +58,9 @@ def monte_carlo_price(
     ------
     ValueError, TypeError
         as `spectralmc.simulate`; an unknown kind; strikes of a shape that does not fit.
+
+    References: Kemna and Vorst (1990), "A pricing method for options based on average asset values"; Willard (1997), "Calculating prices
+    and sensitivities for path-independent derivative securities in multifactor models".
 
     Example
     -------
@@ -66,48 +76,48 @@ def monte_carlo_price(
     if k.ndim > 2 or (k.ndim == 2 and len(k) != sets):
         raise ValueError(f"log_moneyness must be (), (L,) or ({sets}, L); got shape {tuple(k.shape)}")
     strikes = k.reshape(1, -1).expand(sets, -1) if k.ndim < 2 else k
+    given = can_condition(process, functional, scheme) if conditional is None else conditional
+    pair = control_of(process, functional)
+    useful = pair is not None and (can_condition(*pair) or not given)
+    options: dict[str, Any] = {"conditional": given, "control": useful if control is None else control}
     size = max(_OUTCOMES // paths, 1)
     parts = []
     for first in range(0, sets, size):
         rows = slice(first, first + size)
         cut = functools.partial(_row, rows=rows)
-        part = with_fields(process, cut), TimeGrid(cut(real("maturity", grid.maturity)), grid.steps), cut(b)
-        parts.append(_priced(*part, functional, strikes[rows], draws, paths, kind, dtype, first))
+        part, times = with_fields(process, cut), replace(grid, maturity=cut(real("maturity", grid.maturity)))
+        sample = simulate(part, times, draws, paths, functional, carry=cut(b), scheme=scheme, dtype=dtype, first_set=first, **options)
+        parts.append(_priced(sample, strikes[rows], kind))
     return MonteCarloPrice(torch.cat([value for value, _ in parts]), torch.cat([error for _, error in parts]))
 
 
-def _priced(
-    process: Any,
-    grid: TimeGrid,
-    carry: Tensor,
-    functional: Functional,
-    k: Tensor,
-    draws: Draws,
-    paths: int,
-    kind: Literal["call", "put"],
-    dtype: torch.dtype,
-    first_set: int,
-) -> tuple[Tensor, Tensor]:
-    control: Any = getattr(functional, "control", None) if getattr(process, "lognormal", False) else None
-    wanted = (functional,) if control is None else (functional, control)
-    samples = simulate(process, grid, draws, paths, wanted, carry=carry, dtype=dtype, first_set=first_set)
+def _priced(sample: Sample, k: Tensor, kind: Literal["call", "put"]) -> tuple[Tensor, Tensor]:
     sign = 1.0 if kind == "call" else -1.0
-    payoffs = [_payoff(samples[0], samples[0].forward, strike, sign) for strike in k.unbind(1)]
-    known = torch.zeros_like(k)
-    if control is not None:
-        variance = control.lognormal_law(process.integrated_variance(grid.maturity), grid, carry)[1]
-        share = (samples[1].forward / samples[0].forward).double()[:, None]  # E[C]/E[outcome]
-        known = share * black_price(k - torch.log(share), torch.sqrt(variance).reshape(-1, 1), 1.0, kind)
-        controls = [_payoff(samples[1], samples[0].forward, strike, sign) for strike in k.unbind(1)]
-        payoffs = [payoff - c for payoff, c in zip(payoffs, controls, strict=True)]
-    values, errors = zip(*(samples[0].mean(payoff) for payoff in payoffs), strict=True)
+    payoffs, known = [_payoff(sample, strike, sign) for strike in k.unbind(1)], torch.zeros_like(k)
+    if sample.control is not None and sample.control_law is not None:
+        known = black_price(k, torch.sqrt(sample.control_law[1]).reshape(-1, 1), 1.0, kind)
+        payoffs = [payoff - _payoff(sample.control, strike, sign) for payoff, strike in zip(payoffs, k.unbind(1), strict=True)]
+    values, errors = zip(*(sample.mean(payoff) for payoff in payoffs), strict=True)
     return torch.stack(values, 1).double() + known, torch.stack(errors, 1).double()
 
 
-def _payoff(sample: Sample, forward: Tensor, k: Tensor, sign: float) -> Tensor:
-    """Return (±(outcome/F − e^k))⁺, (B, N)."""
-    ratio = torch.exp(sample.log_outcome - torch.log(forward)[:, None])
-    return (sign * (ratio - torch.exp(k).to(ratio)[:, None])).clamp(min=0)
+def _payoff(sample: Sample, k: Tensor, sign: float) -> Tensor:
+    """Return E[(±(outcome/F − e^k))⁺ | path], (B, N): the atom pays its own, or nothing where it is worth nothing."""
+    strike, x = torch.exp(k).to(sample.log_outcome)[:, None], sample.log_return
+    payoff = (sign * (torch.exp(x) - strike)).clamp(min=0) if sample.variance is None else _black(x, sample.variance, strike, sign)
+    if sample.weight is None:
+        return payoff
+    atom = 0.0 if sample.atom is None else (sign * (math.exp(sample.atom) / sample.forward[:, None] - strike)).clamp(min=0)
+    return sample.weight * payoff + (1 - sample.weight) * atom
+
+
+def _black(mean: Tensor, variance: Tensor, strike: Tensor, sign: float) -> Tensor:
+    """Black's formula for a lognormal of this mean and variance of its logarithm, to absolute rounding; fast, for an average of many."""
+    deviation = torch.sqrt(variance).clamp(min=torch.finfo(variance.dtype).tiny ** 0.5)
+    d2 = (mean - torch.log(strike)) / deviation
+    above, worth = torch.special.ndtr(sign * d2), torch.special.ndtr(sign * (d2 + deviation))
+    price: Tensor = sign * (torch.exp(mean + variance / 2) * worth - strike * above)
+    return price
 
 
 def _row(value: Tensor, rows: slice) -> Tensor:

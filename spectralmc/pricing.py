@@ -17,7 +17,8 @@ def cos_price(distribution: Distribution, log_moneyness: Number, kind: Literal["
     .. math:: P(k) = E[(e^k - e^X)^+], \qquad C(k) = P(k) + 1 - e^k
 
     The put is integrated term by term in closed form (the complex form of Fang and Oosterlee 2008, "A novel pricing method for
-    European options based on Fourier-cosine series expansions"); the call follows by parity, since E[e^X] = 1.
+    European options based on Fourier-cosine series expansions"); the call follows by parity, since E[e^X] = 1.  An atom pays what its
+    outcome pays; one at −∞ pays neither call nor put (a knocked-out path), and parity is then C − P = 1 − e^k·mass.
 
     Shapes: ``log_moneyness`` k = ln(K/F) as (), (L,) or batch + (L,); prices batch + (L,), or batch for a single k.
 
@@ -36,6 +37,8 @@ def cos_price(distribution: Distribution, log_moneyness: Number, kind: Literal["
     z = (strikes - m) / s
     strike = torch.exp(strikes)
     below, share = distribution.partial_expectation(z, 0.0), distribution.partial_expectation(z, distribution.scale)
-    put = mass * (strike * below - torch.exp(m) * share) + (1 - mass) * (strike - torch.exp(atom)).clamp(min=0)
-    price = put if kind == "put" else put + 1 - strike
+    pays = torch.isfinite(atom) | (mass == 1)
+    on_atom = torch.where(pays, (1 - mass) * (strike - torch.exp(atom)).clamp(min=0), 0.0)
+    put = mass * (strike * below - torch.exp(m) * share) + on_atom
+    price = put if kind == "put" else put + 1 - strike * torch.where(pays, 1.0, mass)
     return price[..., 0] if k.ndim == 0 else price

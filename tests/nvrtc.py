@@ -1,4 +1,4 @@
-"""CUDA's runtime compiler from its Python packages, by ctypes: machine code for a card, its registers and spills, without a card or driver."""
+"""CUDA's runtime compiler from its Python packages, by ctypes: machine code, registers and spills for a card that is not there."""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ from spectralmc.nn.norm import _Whiten
 CARDS = [("11.8", "sm_52"), ("13", "sm_90")]
 # Registers a thread may use: 64 let 1,024 threads reside on a multiprocessor of either card, 128 let 512.
 BUDGET = {"float": 80, "double": 128}
-HESTON = {"initial_variance": [0.04, 0.09], "mean_reversion": 2.0, "long_run_variance": [0.04, 0.05], "vol_of_variance": 0.7, "correlation": -0.7}
+HESTON: dict[str, Any] = {"initial_variance": [0.04, 0.09], "mean_reversion": 2.0, "long_run_variance": [0.04, 0.05]}
+HESTON |= {"vol_of_variance": 0.7, "correlation": -0.7}
 PROCESSES = [
     smc.BlackScholes([0.2, 0.4]),
     smc.Merton(0.2, [0.5, 3.0], -0.1, 0.15),
@@ -140,7 +141,7 @@ def test_phase_sums_are_the_sums_of_phases(dtype: torch.dtype, size: int, on_hos
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
 @pytest.mark.parametrize("scaled", [True, False])
 @pytest.mark.parametrize("eps", [0.0, 1e-5])
-def test_the_fused_norm_is_that_of_the_cpu_forward_and_backward(dtype: torch.dtype, scaled: bool, eps: float, on_host: torch.device) -> None:
+def test_the_fused_norm_is_that_of_the_cpu_forward_and_backward(dtype: torch.dtype, scaled: bool, eps: float, on_host: Any) -> None:
     generator = torch.Generator().manual_seed(4)
     z, gradient = (torch.randn(700, 5, dtype=dtype, generator=generator) for _ in range(2))
     z = (z + (0.6 - 0.3j) * z.conj() + (2 - 1j)).requires_grad_()

@@ -29,8 +29,6 @@ _HOME = {
     "FrequencyGrid": "spectrum",
     "GeometricAverage": "functionals",
     "GeometricBasket": "functionals",
-    "KnockOut": "functionals",
-    "Heston": "processes",
     "Heston": "processes",
     "KnockOut": "functionals",
     "Market": "parameters",

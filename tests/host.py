@@ -18,7 +18,7 @@ from torch import Tensor
 
 from spectralmc import cuda
 
-_CALL = """
+_HEAD = """
 #include "%s"
 #include "%s"
 #include <tuple>
@@ -28,28 +28,41 @@ template <class... A, size_t... I> static void call(void (*kernel)(A...), Three 
 template <class... A> static void call(void (*kernel)(A...), Three grid, Three block, void **at) {
     call(kernel, grid, block, at, std::index_sequence_for<A...>());
 }
-extern "C" void run(unsigned *g, void **at) { call(&%s, {g[0], g[1], 1}, {g[2], g[3], 1}, at); }
 """
+_ONE = 'extern "C" void run%d(unsigned *g, void **at) { call(&%s, {g[0], g[1], 1}, {g[2], g[3], 1}, at); }\n'
+
+
+def instances() -> list[str]:
+    """The instances that the tests run."""
+    found = ["words", "sobol_shifts"]
+    for real in ("float", "double"):
+        pairs = (("BlackScholes", 127), ("Heston", 127), ("Merton", 63))
+        found += [f"simulate<{real}, {process}<{real}>, {wanted}>" for process, wanted in pairs]
+        found += [f"{kernel}<{real}, {p}<{real}>>" for kernel in ("simulate_conditional", "simulate_sobol") for p in ("Heston", "Merton")]
+        found += [f"spectrum<{real}, {plain}>" for plain in ("true", "false")]
+        found += [f"norm_{part}<{real}>" for part in ("moments", "forward", "apply", "gradient_sums", "backward", "gradient")]
+    return found
 
 
 @functools.cache
-def _compiled(expression: str) -> Any:
+def _library() -> Any:
+    """All instances in one library, built once and kept beside Python's own compiled files."""
     compiler = shutil.which("g++") or shutil.which("c++")
     if compiler is None:
         pytest.skip("no C++ compiler: the kernels' arithmetic is not checked here")
     here = Path(__file__).parent
-    code = _CALL % (here / "host.h", Path(cuda.__file__).parent / "kernels.cu", expression)
+    code = _HEAD % (here / "host.h", Path(cuda.__file__).parent / "kernels.cu")
+    code += "".join(_ONE % (i, expression) for i, expression in enumerate(instances()))
     text = code + cuda.source() + (here / "host.h").read_text(encoding="utf-8")
-    folder = here / "__pycache__" / f"kernel-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    folder = here / "__pycache__" / f"kernels-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
-    built = folder / "kernel.so"
-    if not built.exists():
-        (folder / "kernel.cpp").write_text(code, encoding="utf-8")
+    if not (folder / "kernels.so").exists():
+        (folder / "kernels.cpp").write_text(code, encoding="utf-8")
         part = folder / f"part-{os.getpid()}.so"
-        command = [compiler, "-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", "-o", str(part), str(folder / "kernel.cpp")]
+        command = [compiler, "-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", "-o", str(part), str(folder / "kernels.cpp")]
         subprocess.run(command, check=True, capture_output=True, text=True)
-        part.rename(built)
-    return ctypes.CDLL(str(built)).run
+        part.rename(folder / "kernels.so")
+    return ctypes.CDLL(str(folder / "kernels.so"))
 
 
 def launch(expression: str, grid: Sequence[int], block: Sequence[int], *arguments: Any) -> None:
@@ -64,4 +77,4 @@ def launch(expression: str, grid: Sequence[int], block: Sequence[int], *argument
         else:
             held.append(np.atleast_1d(argument))
     addresses = (ctypes.c_void_p * len(held))(*(value.ctypes.data for value in held))
-    _compiled(expression)((ctypes.c_uint * 4)(*size), addresses)
+    getattr(_library(), f"run{instances().index(expression)}")((ctypes.c_uint * 4)(*size), addresses)

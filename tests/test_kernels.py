@@ -13,6 +13,7 @@ from torch import Tensor
 import spectralmc as smc
 from spectralmc import cuda
 from spectralmc.nn.norm import _Whiten
+from spectralmc.processes import Heston, Merton
 
 CARDS = [("11.8", "sm_52"), ("13", "sm_90")]
 # Registers a thread may use: 64 let 1,024 threads reside on a multiprocessor of either card, 128 let 512.
@@ -21,9 +22,9 @@ HESTON: dict[str, Any] = {"initial_variance": [0.04, 0.09], "mean_reversion": 2.
 HESTON |= {"vol_of_variance": 0.7, "correlation": -0.7}
 PROCESSES = [
     smc.BlackScholes([0.2, 0.4]),
-    smc.Merton(0.2, [0.5, 3.0], -0.1, 0.15),
-    smc.Heston(**HESTON),
-    smc.Heston(**{**HESTON, "vol_of_variance": [1.5, 0.05]}),  # Feller's condition violated, and hardly any variance of variance
+    Merton(0.2, [0.5, 3.0], -0.1, 0.15),
+    Heston(**HESTON),
+    Heston(**{**HESTON, "vol_of_variance": [1.5, 0.05]}),  # Feller's condition violated, and hardly any variance of variance
 ]
 FUNCTIONALS = (smc.Terminal(), smc.ArithmeticAverage(), smc.GeometricAverage(), smc.Maximum(), smc.Minimum(), smc.RealizedVariance())
 GRID = smc.TimeGrid([1.0, 0.4], 13)
@@ -91,7 +92,7 @@ def close(ours: Tensor, theirs: Tensor, jumps: bool) -> bool:
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda process: type(process).__name__)
 def test_outcomes_are_those_of_the_cpu(process: Any, dtype: torch.dtype, on_host: torch.device) -> None:
     draws, paths = smc.Draws(7, stream=3), range(64, 1024)
-    barrier = () if isinstance(process, smc.Merton) else (smc.KnockOut(1.3, "up"),)
+    barrier = () if isinstance(process, Merton) else (smc.KnockOut(1.3, "up"),)
     wanted = FUNCTIONALS + barrier
     theirs = smc.simulate(process, GRID, draws, paths.stop, wanted, carry=CARRY, dtype=dtype, first_set=5)
     ours = cuda.outcomes(process, GRID, draws, paths, wanted, CARRY, dtype, 2, 5, on_host)

@@ -30,11 +30,17 @@ from spectralmc.parameters import Market as Market
 from spectralmc.parameters import ParameterSpace as ParameterSpace
 from spectralmc.parameters import ZeroCurve as ZeroCurve
 from spectralmc.paths import Sample as Sample
+from spectralmc.paths import sample_blocks as sample_blocks
 from spectralmc.paths import simulate as simulate
 from spectralmc.pricing import cos_price as cos_price
 from spectralmc.processes import BlackScholes as BlackScholes
+from spectralmc.processes import CorrelatedBlackScholes as CorrelatedBlackScholes
 from spectralmc.processes import Heston as Heston
+from spectralmc.processes import LognormalJumps as LognormalJumps
+from spectralmc.processes import Merton as Merton
 from spectralmc.processes import TimeGrid as TimeGrid
+from spectralmc.processes import VarianceGamma as VarianceGamma
+from spectralmc.processes import WithJumps as WithJumps
 from spectralmc.records import load_records as load_records
 from spectralmc.spectrum import FrequencyGrid as FrequencyGrid
 from spectralmc.spectrum import empirical_characteristic_function as empirical_characteristic_function

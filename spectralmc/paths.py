@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple, overload
 
 import torch
@@ -244,6 +245,10 @@ class _Run:
         draws.runs(count("paths", paths))  # refuses what cannot be divided
         return cls(process, grid, draws, paths, scheme_of(process, scheme), real("carry", carry, unit="1/year"), dtype, *rest)
 
+    @cached_property
+    def control_process(self) -> Any:
+        return self.process.control
+
     @property
     def sets(self) -> int:
         return batch_size(self.process, real("maturity", self.grid.maturity), self.carry)
@@ -345,7 +350,7 @@ class _Run:
                 f"{type(functional).__name__} under {type(self.process).__name__} has no control: it takes a functional with a control and "
                 "a process with a lognormal one"
             )
-        process, control = pair
+        process, control = self.control_process, pair[1]  # one object: its track is shared
         takes, given = (int(getattr(p, "factors", 1)) for p in (process, self.process))
         if takes != given:
             names = type(process).__name__, type(self.process).__name__

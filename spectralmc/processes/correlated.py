@@ -17,15 +17,11 @@ from spectralmc.validation import Number, real
 def _exact(process: CorrelatedBlackScholes, state: State, dt: Tensor, normals: Tensor) -> State:
     """Add the exact Gaussian increments of the A logarithms."""
     (x,) = state
-    volatility, root = _columns(process.volatility, 1, dt), _columns(process.root, 2, dt)
-    deviation = volatility * dt.sqrt()
-    return (x + deviation * torch.einsum("acbn,cbn->abn", root.expand(-1, -1, x.shape[1], -1), normals) - deviation**2 / 2,)
-
-
-def _columns(value: Number, own: int, like: Tensor) -> Tensor:
-    """Return a parameter with ``own`` axes before that of the parameter sets, (A, …, B, 1)."""
-    tensor = torch.as_tensor(value, dtype=like.dtype)
-    return tensor.reshape(*tensor.shape[:own], -1, 1)
+    volatility = torch.as_tensor(process.volatility, dtype=x.dtype)
+    deviation = volatility.reshape(process.assets, -1, 1) * dt.sqrt()
+    root = process.root.to(x.dtype).flatten(2) if process.root.ndim > 2 else process.root.to(x.dtype)[..., None]
+    noise = torch.einsum("acb,cbn->abn", root.expand(-1, -1, normals.shape[1]), normals)
+    return (x + (deviation * noise - deviation**2 / 2),)
 
 
 @dataclass(frozen=True)
@@ -52,6 +48,7 @@ class CorrelatedBlackScholes:
     volatility: Any
     correlation: Any
     root: Tensor = field(init=False, repr=False, compare=False)  # lower triangular, root·rootᵀ = R
+    lognormal: ClassVar[bool] = True
     own_axes: ClassVar[dict[str, int]] = {"volatility": 1, "correlation": 2, "root": 2}
     schemes: ClassVar[tuple[Scheme, ...]] = (Scheme("exact", _exact, math.inf),)
 
@@ -73,12 +70,29 @@ class CorrelatedBlackScholes:
         """Normals a step."""
         return self.assets
 
+    @property
+    def control(self) -> CorrelatedBlackScholes:
+        """The control process: itself."""
+        return self
+
+    def start(self, zeros: Tensor) -> State:
+        """Return X = 0 of every asset."""
+        return (zeros.expand(self.assets, *zeros.shape),)
+
     def integrated_variance(self, maturity: Number) -> Tensor:
         """Return the covariance ΣT of the logarithms, (A, A) or (B, A, A)."""
         sigma, matrix = real("volatility", self.volatility), real("correlation", self.correlation)
         t = real("maturity", maturity, "positive", "years")
         covariance = sigma[:, None] * sigma * matrix if sigma.ndim == matrix.ndim - 1 else _aligned(sigma, matrix)
         return covariance.movedim((0, 1), (-2, -1)) * t[..., None, None]
+
+    def features(self, maturity: Number) -> Tensor:
+        """Return ln(σ_a√T) and R_ac, a > c, (B, A(A + 1)/2): the law of X depends on nothing else."""
+        covariance = self.integrated_variance(maturity)
+        logarithms = torch.log(covariance.diagonal(dim1=-2, dim2=-1)) / 2
+        first, second = torch.tril_indices(self.assets, self.assets, -1)
+        correlation = covariance[..., first, second] * torch.exp(-logarithms[..., first] - logarithms[..., second])
+        return torch.cat([logarithms, correlation], -1)
 
     def characteristic_function(self, frequency: Tensor, maturity: Number) -> Tensor:
         """Return φ(u) of the vector X at ``frequency`` (K, A), real or complex: (K,) or (B, K)."""

@@ -384,3 +384,46 @@ def test_the_expected_shortfall_never_exceeds_the_quantile_even_of_a_poor_law() 
 def test_values_that_are_not_complex_are_refused() -> None:
     with pytest.raises(TypeError, match=r"values must be complex, φ at the frequencies of the grid; got torch.float64"):
         smc.Distribution(torch.zeros(8).double(), smc.FrequencyGrid(16.0, 8), f64(0.0)[0], f64(1.0)[0])
+
+
+@pytest.mark.parametrize(("conditional", "control"), [(True, False), (False, True), (True, True)])
+def test_a_low_noise_sample_gives_the_law_nearer_to_the_exact_one(conditional: bool, control: bool) -> None:
+    process, grid = smc.Heston(0.04, 2.0, 0.04, 0.5, -0.7), smc.TimeGrid(1.0, 16)
+    exact, x = smc.Distribution.of(process, 1.0), torch.linspace(-0.6, 0.3, 31, dtype=torch.float64)
+    plain, low = (
+        smc.Distribution.of(smc.simulate(process, grid, smc.Draws(66), 1 << 13, smc.Terminal(), **options))
+        for options in ({}, {"conditional": conditional, "control": control})
+    )
+    gaps = [float((law.cdf(x) - exact.cdf(x)).square().mean()) for law in (plain, low)]
+    assert gaps[1] < gaps[0] / (3 if conditional else 1.2)
+
+
+def test_a_law_with_a_worthless_atom() -> None:
+    """Knocked out with probability 0.3: everything below the level of the survivors sits at −∞."""
+    mass, s = f64(0.7)[0], f64(0.25)[0]
+    grid = smc.FrequencyGrid(16.0, 64)
+    location = -torch.log(mass) - s**2 / 2  # E[w e^X] = 1
+    law = smc.Distribution(torch.exp(-(grid.frequency**2) / 2) + 0j, grid, location, s, mass, f64(-math.inf)[0])
+    x = torch.linspace(-1, 1.5, 21, dtype=torch.float64)
+    torch.testing.assert_close(law.cdf(x), 0.3 + 0.7 * ndtr((x - location) / s), rtol=0, atol=1e-12)
+    torch.testing.assert_close(law.density(x), 0.7 * normal_density((x - location) / s) / s, rtol=0, atol=1e-12)
+    p = f64(0.1, 0.3, 0.31, 0.65, 0.99)
+    torch.testing.assert_close(law.quantile(p)[2:], location + s * ndtri((p[2:] - 0.3) / 0.7), rtol=0, atol=1e-10)
+    assert law.quantile(p)[:2].tolist() == [-math.inf] * 2
+    assert law.expected_shortfall(p).tolist() == [-math.inf] * 5
+    torch.testing.assert_close(law.cumulants[:2], torch.stack([location, s**2]), rtol=0, atol=1e-10)
+    u = f64(0.0, 2.0)
+    expected = 0.7 * torch.exp(1j * u * location - u**2 * s**2 / 2)
+    torch.testing.assert_close(law.characteristic_function(u), expected, rtol=0, atol=1e-12)
+    is_martingale(law, 1e-12)
+
+
+@pytest.mark.parametrize("functional", [smc.Maximum(), smc.Minimum()], ids=lambda f: type(f).__name__)
+def test_the_atom_of_a_sample_is_that_of_its_paths(functional: object) -> None:
+    sample = smc.simulate(smc.BlackScholes([0.2, 0.4]), smc.TimeGrid(1.0, 8), smc.Draws(67), 1 << 12, functional, carry=0.03)
+    law = smc.Distribution.of(sample)
+    at_start = (sample.log_outcome == 0).double().mean(1)
+    torch.testing.assert_close(1 - law.mass, at_start, rtol=0, atol=1e-12)
+    torch.testing.assert_close(law.atom, -torch.log(sample.forward), rtol=0, atol=1e-15)
+    jump = law.cdf((law.atom + 1e-9)[:, None]) - law.cdf((law.atom - 1e-9)[:, None])
+    torch.testing.assert_close(jump[:, 0], at_start, rtol=0, atol=1e-6)

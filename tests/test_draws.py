@@ -269,3 +269,72 @@ def test_designs_of_parameters_share_no_number_with_the_paths(sampling: str) -> 
 def test_addresses_beyond_the_counter_are_refused(sets: range, paths: range) -> None:
     with pytest.raises(ValueError, match=r"(parameter set|path) numbers must lie in \[0, 2\*\*32\)"):
         Draws(1).normals(sets, paths, 1)
+
+
+@pytest.mark.parametrize("sampling", ["independent", "sobol"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_antithetic_paths_come_in_pairs_of_opposite_normals(sampling: str, dtype: torch.dtype) -> None:
+    draws = Draws(5, sampling, randomizations=2, antithetic=True)
+    z = torch.stack(list(draws.normals(range(3), range(32), 4, 2, dtype)))
+    assert torch.equal(z[..., ::2], -z[..., 1::2])
+    half = torch.stack(list(Draws(5, sampling, randomizations=2).normals(range(3), range(16), 4, 2, dtype)))
+    assert torch.equal(z[..., ::2], half)
+    for cut in (range(1, 2), range(4, 9), range(7, 32), range(30, 31)):
+        part = torch.stack(list(draws.normals(range(3), cut, 4, 2, dtype, total=32)))
+        assert torch.equal(part, z[..., cut.start : cut.stop])
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_the_coordinates_beyond_the_sobol_dimensions_are_independent_normals(antithetic: bool) -> None:
+    """Undoing the bridge shows them: the leading ones are those of all-Sobol draws, and the rest those of independent draws."""
+    from spectralmc.draws import brownian_bridge
+
+    steps, factors, leading = 6, 2, 5
+    options = {"randomizations": 2, "antithetic": antithetic}
+    bridge = brownian_bridge(torch.eye(steps, dtype=torch.float64))  # orthogonal: its transpose undoes it
+
+    def coordinates(draws: Draws) -> torch.Tensor:
+        z = torch.stack(list(draws.normals(range(2), range(64), steps, factors)))
+        return torch.einsum("ij,i...->j...", bridge, z).flatten(0, 1)
+
+    padded, full = (coordinates(Draws(6, "sobol", dimensions=d, **options)) for d in (leading, None))
+    torch.testing.assert_close(padded[:leading], full[:leading], rtol=0, atol=1e-13)
+    rest = torch.cat(list(Draws(6, antithetic=antithetic).normals(range(2), range(64), steps * factors - leading)))
+    torch.testing.assert_close(padded[leading:], rest, rtol=0, atol=1e-13)
+    whole = coordinates(Draws(6, "sobol", dimensions=1000, **options))
+    assert torch.equal(whole, full)
+
+
+def test_many_steps_take_sobol_points_for_the_first_of_them_only() -> None:
+    draws = Draws(7, "sobol", randomizations=1, dimensions=64)
+    z = torch.stack(list(draws.normals(range(1), range(4), 21_202)))
+    assert z.shape == (21_202, 1, 1, 4)
+    assert bool(torch.isfinite(z).all())
+
+
+def test_the_runs_that_are_independent_are_counted() -> None:
+    assert Draws(1).runs(7) == 0
+    assert Draws(1, antithetic=True).runs(8) == 4
+    assert Draws(1, "sobol", randomizations=4).runs(32) == 4
+    assert Draws(1, "sobol", randomizations=4, antithetic=True).runs(32) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"antithetic": 1}, TypeError, "antithetic must be True or False; got 1"),
+        ({"dimensions": 4}, ValueError, "dimensions are those of Sobol points; got 4 with independent draws"),
+        ({"sampling": "sobol", "dimensions": 0}, ValueError, "dimensions must be at least 1; got 0"),
+        ({"sampling": "sobol", "dimensions": 21_202}, ValueError, "dimensions must be at most 21201, as many as there are; got 21202"),
+    ],
+)
+def test_bad_antithetic_pairs_and_dimensions_are_refused(arguments: dict[str, object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        Draws(1, **arguments)
+
+
+def test_paths_that_do_not_pair_up_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^paths must be even for antithetic draws, which come in pairs; got 7$"):
+        Draws(1, antithetic=True).runs(7)
+    with pytest.raises(ValueError, match=r"power of two for Sobol points; got 12 paths, 2 randomizations: take 16$"):
+        Draws(1, "sobol", randomizations=2, antithetic=True).runs(12)

@@ -114,3 +114,16 @@ def test_differentiable_in_the_strike_twice() -> None:
 def test_bad_input_is_refused(k: object, kind: str, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         smc.cos_price(NORMAL, k, kind)
+
+
+def test_a_worthless_atom_pays_neither_call_nor_put() -> None:
+    """What is left is mass × the options on the continuous part, and parity is 1 − e^k·mass."""
+    mass, s, grid = f64(0.7, 1.0), f64(0.25, 0.25), smc.FrequencyGrid(16.0, 64)
+    location = -torch.log(mass) - s**2 / 2
+    values = torch.exp(-(grid.frequency**2) / 2).expand(2, -1) + 0j
+    law = smc.Distribution(values, grid, location, s, mass, f64(-math.inf, -math.inf))
+    call, put = (smc.cos_price(law, K, kind) for kind in KINDS)
+    torch.testing.assert_close(call - put, 1 - torch.exp(K) * mass[:, None], rtol=0, atol=1e-14)
+    for found, kind in ((call, "call"), (put, "put")):
+        unit = smc.black_price(K + torch.log(mass)[:, None], 0.25, 1.0, kind)
+        torch.testing.assert_close(found, unit, rtol=0, atol=1e-12)

@@ -210,3 +210,22 @@ def test_column_shapes_a_parameter_like_the_state() -> None:
     assert column(0.2, like).shape == (1, 1)
     assert column([0.1, 0.2], like).shape == (2, 1)
     assert column(np.array([0.1, 0.2]), like).dtype == torch.float32
+
+
+def test_a_scheme_has_either_a_step_or_an_increment() -> None:
+    step = scheme_of(smc.BlackScholes(0.2), "euler").step
+    increment = scheme_of(smc.BlackScholes(0.2), "exact").increment
+    with pytest.raises(ValueError, match=r"^a scheme has either a step or an increment; odd has both$"):
+        Scheme("odd", step, 1.0, increment)
+    with pytest.raises(ValueError, match=r"^a scheme has either a step or an increment; odd has neither$"):
+        Scheme("odd", None, 1.0)
+
+
+def test_substeps_lie_between_the_fixings() -> None:
+    grid = smc.TimeGrid([1.0, 2.0], 2, substeps=3)
+    assert grid.step_times().shape == (2, 6)
+    torch.testing.assert_close(grid.times(), smc.TimeGrid([1.0, 2.0], 2).times(), rtol=EPS, atol=0)
+    paths = smc.simulate(smc.BlackScholes([0.2, 0.3]), grid, smc.Draws(1), 8)
+    assert paths.log_return.shape == (2, 8, 3)
+    with pytest.raises(ValueError, match=r"^substeps must be at least 1; got 0$"):
+        smc.TimeGrid(1.0, 2, substeps=0)

@@ -66,7 +66,7 @@ def main(repeats: int) -> None:
     kinds = itertools.product(("independent", "sobol"), (False, True), (False, True), (False, True))
     plain: tuple[Tensor, Tensor, float] | None = None
     print(f"{repeats} repeats, torch {torch.__version__}")
-    print("sampling    antithetic conditional control | rms φ    ratio (at least) | rms put, bp  ratio (at least) | µs/path | at equal time")
+    print("sampling    antithetic conditional control | rms φ  ratio (at least) | rms put, bp  ratio (at least) | µs/path | at equal time")
     for sampling, antithetic, conditional, control in kinds:
         runs = []
         for seed in range(repeats + 1):

@@ -191,11 +191,23 @@ class ParameterSpace:
     def check(self, points: Mapping[str, Tensor]) -> None:
         """Refuse points outside the box (``ValueError`` that names the parameter, its bounds and the value)."""
         for name, (low, high) in self.box.items():
-            below, above = low - 1e-6 * abs(low), high + 1e-6 * abs(high)  # float32 parameters on the edge are inside
-            outside = (points[name] < below) | (points[name] > above) | points[name].isnan()
+            outside = ~_within(points[name], low, high)
             if bool(outside.any()):
                 bad = points[name].detach()[outside].flatten()[0].item()
                 raise ValueError(f"{name} must lie in the trained box [{low:g}, {high:g}]; got {bad:g}: train on a wider box")
+
+    def inside(self, points: Mapping[str, Tensor]) -> Tensor:
+        """Return which points lie in the box, (B,)."""
+        return torch.stack([_within(points[name], low, high) for name, (low, high) in self.box.items()]).all(0)
+
+    def clamped(self, points: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the nearest points of the box."""
+        return {name: points[name].clamp(low, high) for name, (low, high) in self.box.items()}
+
+
+def _within(values: Tensor, low: float, high: float) -> Tensor:
+    """Return which values lie in [low, high]; float32 parameters on the edge do."""
+    return (values >= low - 1e-6 * abs(low)) & (values <= high + 1e-6 * abs(high))
 
 
 def _interval(name: str, bound: Bound) -> tuple[float, float]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from spectralmc.distribution import Distribution
+from spectralmc.spectrum import FrequencyGrid
 from spectralmc.validation import Number, one_of, real
 
 
@@ -42,3 +43,35 @@ def cos_price(distribution: Distribution, log_moneyness: Number, kind: Literal["
     put = mass * (strike * below - torch.exp(m) * share) + on_atom
     price = put if kind == "put" else put + 1 - strike * torch.where(pays, 1.0, mass)
     return price[..., 0] if k.ndim == 0 else price
+
+
+class PutSeries(NamedTuple):
+    """Puts as a linear map of φ: mass · ``constant`` + Re Σ_k ψ_k ``weights``_k with ψ = mass · φ_Z(w_k) of the continuous part."""
+
+    weights: Tensor
+    constant: Tensor
+
+
+def put_series(grid: FrequencyGrid, location: Tensor, scale: Tensor, log_moneyness: Tensor) -> PutSeries:
+    r"""Return the map from φ to put prices on the continuous part of the outcome, (e^k − e^{m+sZ})⁺, undiscounted.
+
+    With :math:`z=(k-m)/s`, :math:`c_k=\frac{s}{s^2+w_k^2}(-1+is/w_k)` and both ends of the series taken at −L and z,
+
+    .. math:: \frac{e^m}{L}\Bigl[e^{sy}c_ke^{-iw_ky}\Bigr]_{y=-L}^{z} - \frac{e^m}{L}\,\frac{i(-1)^k}{w_k}\Bigl[e^{sy}\Bigr]_{y=-L}^{z}
+
+    is the weight of ψ_k.  Strikes beyond L standard deviations of m are taken as if no outcome lay there.
+
+    Shapes: location and scale (B,), ``log_moneyness`` (B, L) to weights (B, L, K) complex and constant (B, L).
+    """
+    half, w = grid.half_width, grid.frequency
+    m, s = location[:, None], scale[:, None]
+    z = ((log_moneyness - m) / s).clamp(-half, half)
+    up, down = torch.exp(s * z), torch.exp(-s * half)
+    constant = up * (z + half) - (up - down) / s
+    sign = torch.where(torch.arange(1, grid.size + 1) % 2 == 1, -1.0, 1.0).double()
+    factor = torch.complex(-s / (s**2 + w**2), s**2 / (w * (s**2 + w**2)))[:, None]  # (B, 1, K)
+    weights = factor * (up[..., None] * torch.exp(-1j * w * z[..., None]) - (down * sign)[:, None])
+    weights = weights - 1j * (sign / w) * (up - down)[..., None]
+    unit = torch.exp(m) / half
+    beyond = (torch.exp(log_moneyness) - torch.exp(m + s * half)).clamp(min=0)
+    return PutSeries(unit[..., None] * weights, unit * constant / 2 + beyond)

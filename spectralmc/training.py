@@ -1,52 +1,68 @@
 r"""Learning the law of an outcome for a whole box of parameters, from simulated paths alone.
 
-1. Standardise: Z = (X − m)/s with s known by formula, so that one frequency grid fits every parameter set.
-2. Label: the empirical φ of a few hundred randomised quasi-Monte-Carlo paths; where the control (the geometric average for the
-   arithmetic one) is exactly Gaussian, :math:`\hat\varphi_Z - \hat\varphi_{control} + e^{-w^2/2}` has far less noise and the same mean.
+1. Standardise: Z = (X − m)/s by formula where one is known, else by a pilot run, so that one frequency grid fits every parameter set.
+2. Label: φ̂ of a few hundred randomised quasi-Monte-Carlo paths with as little noise as process and functional allow.
 3. Learn: the network adds its output to :math:`e^{-w^2/2}`; the loss is the mean of |φ − label|², unbiased in the noise of labels.
+   Labels live in a ring: fresh ones replace the oldest.
 4. Refit the readout by least squares on all labels, with the ridge that held-out labels choose.
+5. Calibrate the error bars on labels held out from all of this.
 
-Parameter sets, labels and batches are functions of the step and the seed alone: the same steps and seed give the same model.
+Parameter sets, labels, batches and rates are functions of the step and the seed alone, so that a run is the same whether it was
+interrupted or not.
 """
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
+import json
 import math
+import os
 import time
 import warnings
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import TqdmWarning
 
+from spectralmc import checkpoint as checkpoints
+from spectralmc.calibration import calibrated, design
+from spectralmc.device import complex_of
 from spectralmc.draws import Draws
 from spectralmc.functionals import Functional
-from spectralmc.nn import SpectralNetwork
+from spectralmc.interrupts import Interrupts
+from spectralmc.labels import Labeller
+from spectralmc.nn import NETWORKS
+from spectralmc.optimizer import Optimizer
 from spectralmc.parameters import ParameterSpace
-from spectralmc.paths import simulate
-from spectralmc.pricing import cos_price
-from spectralmc.spectrum import FrequencyGrid, powers
-from spectralmc.surrogate import Problem, Surrogate
-from spectralmc.validation import count, real
+from spectralmc.pricing import PutSeries, put_series
+from spectralmc.problem import Outputs, Problem, Standard, posed
+from spectralmc.readout import refitted
+from spectralmc.ring import Ring
+from spectralmc.spectrum import FrequencyGrid
+from spectralmc.surrogate import Surrogate, described
+from spectralmc.validation import count, one_of, real
 
 with warnings.catch_warnings():  # without ipywidgets, tqdm.auto warns in a notebook and shows a text bar, as it should
     warnings.simplefilter("ignore", TqdmWarning)
     from tqdm.auto import tqdm
 
-_FRESH = 256  # parameter sets simulated at once …
-_EVERY = 32  # … every so many steps
+_EVERY = 32  # steps between two blocks of fresh parameter sets
+_LOOK = 100  # steps between two looks at the held-out error
 _BATCH = 512
-_WARM_UP = 100
-_TILE = 8  # parameter sets in the cache while phases are summed
 _HELD_OUT, _HELD_OUT_PATHS = 256, 8  # held-out sets, and how many times more paths each gets
-_DESIGN, _LABELS, _VALIDATION = 1, 2, 3  # streams of the seed
-_RIDGES = (1e-10, 1e-8, 1e-6, 1e-4, 1e-2)
+_DESIGN, _LABELS, _VALIDATION, _BATCHES = 1, 2, 3, 4  # streams of the seed
+_CALIBRATION_SHARE = 0.2  # paths of the labels that the error bars are calibrated on, as a share of those learned from
+_PROBE = 4  # blocks timed for a budget
+_QUICK = 1 << 13  # labels to which a watched model is fitted
 _STRIKES = torch.tensor([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0], dtype=torch.float64)
+Stopped = Literal["finished", "interrupted", "early", "diverged"]
 
 
 @dataclass(frozen=True)
@@ -58,13 +74,20 @@ class Recipe:
     paths
         N of one label; a power of two.
     low_noise
-        Sobol points with a bridge, and the control variate where the process is lognormal; otherwise plain independent paths.
+        Sobol points with a bridge, the asset's own noise integrated out and a control subtracted where process and functional allow it;
+        otherwise plain independent paths.
     gaussian_base
         add the network's output to e^{−w²/2}; otherwise it must find the whole of φ.
     width, depth
         of the network.
     learning_rate
-        peak of Adam's cosine schedule.
+        peak of the cosine schedule.
+    network
+        ``complex``, or ``real``: a multilayer perceptron of the same form, to compare with.
+    muon
+        orthogonalised momentum (Muon) on the hidden matrices; otherwise Adam on everything.
+    fresh
+        new parameter sets a step, in blocks of thirty-two steps.
     """
 
     paths: int = 512
@@ -73,6 +96,9 @@ class Recipe:
     width: int = 64
     depth: int = 3
     learning_rate: float = 4e-3
+    network: Literal["complex", "real"] = "complex"
+    muon: bool = True
+    fresh: int = 8
 
     def __post_init__(self) -> None:
         if count("paths", self.paths, 2) & (self.paths - 1):
@@ -80,15 +106,43 @@ class Recipe:
         count("width", self.width)
         count("depth", self.depth, 0)
         real("learning_rate", self.learning_rate, "positive")
+        one_of("network", self.network, tuple(NETWORKS))
+        count("fresh", self.fresh)
+
+
+class Row(NamedTuple):
+    """One look at a run: step, process seconds so far, loss of a batch, and mean |price error|/s on held-out labels."""
+
+    step: int
+    seconds: float
+    loss: float
+    held_out: float
+
+
+class Progress(NamedTuple):
+    """What a watcher is told every look: the history so far, how many steps there will be, and the model as it stands on call."""
+
+    history: list[Row]
+    steps: int
+    surrogate: Callable[[], Surrogate]
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A surrogate and how it came to be; ``history`` has one row (step, process seconds, loss) a hundred steps."""
+    """A surrogate and how it came to be.
+
+    ``stopped`` tells why the steps ended: ``finished``, ``interrupted`` (Ctrl-C), ``early`` (patience ran out), ``diverged`` (a loss that
+    is no number: the best state before it was kept).
+    """
 
     surrogate: Surrogate
-    history: list[tuple[int, float, float]]
-    interrupted: bool = False
+    history: list[Row]
+    stopped: Stopped = "finished"
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C ended the steps."""
+        return self.stopped == "interrupted"
 
 
 def train(
@@ -99,9 +153,16 @@ def train(
     steps: int | None = None,
     seed: int = 0,
     time_steps: int = 1,
+    substeps: int = 1,
     grid: FrequencyGrid | None = None,
     recipe: Recipe | None = None,
+    dtype: torch.dtype = torch.float32,
+    patience: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    checkpoint_seconds: float = 60.0,
     progress: bool = True,
+    watch: Callable[[Progress], None] | None = None,
 ) -> TrainingResult:
     """Learn the law of a functional over a box of parameters.
 
@@ -111,19 +172,31 @@ def train(
         process seconds, turned into steps once by timing a few; or the number of steps.  One of them.
     seed
         of parameter sets, draws, batches and initial weights.
-    time_steps
-        M of every path; the fixings are t_i = iT/M.
+    time_steps, substeps
+        M fixings of every path at t_i = iT/M, and how many steps of the scheme lead from one to the next.
     grid
         frequencies of the standardised outcome.
+    dtype
+        of simulation and network while learning: float32 or float64.
+    patience
+        looks (one every hundred steps) without a better held-out error after which the steps end; None: never.
+    checkpoint, resume
+        file to write the whole state to every ``checkpoint_seconds``, on Ctrl-C and at the end of the steps; whether to go on from it.
+        A run killed at any moment and resumed gives the bits of the uninterrupted one.  Where no file is, a resumed run begins.
+    watch
+        called at every look, for a live figure.
 
     Interrupting (Ctrl-C) ends the steps early and keeps what was learned.
 
     Raises
     ------
     ValueError, TypeError
-        neither or both of budget and steps; bad numbers; a process or functional without the formulae to standardise.
+        neither or both of budget and steps; bad numbers; an outcome that is constant or not finite; a checkpoint that is damaged, of
+        another version, run, number of threads or torch.
+    FileExistsError
+        a checkpoint is there already and ``resume`` was not asked for.
     FloatingPointError
-        the loss is no longer finite.
+        the loss is no longer finite and there is no better state to keep.
 
     Example
     -------
@@ -134,13 +207,33 @@ def train(
     """
     if (budget is None) == (steps is None):
         raise ValueError(f"give either budget (process seconds) or steps; got budget={budget}, steps={steps}")
-    problem = Problem(space, functional, count("time_steps", time_steps), grid or FrequencyGrid())
+    complex_of(dtype)  # float32 or float64, or a refusal
     started = time.process_time()
-    trainer = Trainer(problem, recipe or Recipe(), count("seed", seed, 0))
+    seconds = None if budget is None else float(real("budget", budget, "positive", "seconds"))
+    problem = Problem(space, functional, count("time_steps", time_steps), grid or FrequencyGrid(), count("substeps", substeps))
+    file = None if checkpoint is None else (Path(checkpoint), float(real("checkpoint_seconds", checkpoint_seconds, "non-negative")))
+    stored = None if file is None else _stored(file[0], resume)
+    if steps is None and stored:
+        steps = int(stored[0]["configuration"]["steps"])
+    whole = 1 if steps is None else count("steps", steps)
+    patience = None if patience is None else count("patience", patience)
+    trainer = Trainer(posed(problem, count("seed", seed, 0)), recipe or Recipe(), seed, whole, dtype, patience)
     if steps is None:
-        steps = trainer.affordable(float(real("budget", budget if budget is not None else math.nan, "positive", "seconds")), started)
-    interrupted = trainer.fit(count("steps", steps), progress)
-    return TrainingResult(trainer.finish(time.process_time() - started), trainer.history, interrupted)
+        assert seconds is not None
+        trainer = replace(trainer, steps=trainer.affordable(seconds, started))
+    if stored and file:
+        trainer.restore(file[0], *stored)
+    stopped = trainer.fit(progress, watch, file)
+    return TrainingResult(trainer.finish(stopped), trainer.history, stopped)
+
+
+def _stored(path: Path, resume: bool) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """Return the checkpoint to go on from, if there is one; refuse to write over one."""
+    if resume:
+        return checkpoints.read(path)
+    if path.exists() or checkpoints.previous(path).exists():
+        raise FileExistsError(f"a checkpoint is at {str(path)!r} already: pass resume=True to go on from it, or another path")
+    return None
 
 
 @dataclass
@@ -150,178 +243,260 @@ class Trainer:
     problem: Problem
     recipe: Recipe
     seed: int
-    network: SpectralNetwork = field(init=False)
-    history: list[tuple[int, float, float]] = field(default_factory=list)
-    step: int = 0
+    steps: int
+    dtype: torch.dtype = torch.float32
+    patience: int | None = None
+    history: list[Row] = field(default_factory=list, init=False)
+    step: int = field(default=0, init=False)
+    best: tuple[float, dict[str, Tensor]] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self.validation = self.problem.space.sample(_HELD_OUT, self.seed, _VALIDATION)
-        design = self.problem.features(self.problem.space.sample(1024, self.seed, _DESIGN))
-        self.centre, self.spread = design.mean(0), design.std(0).clamp(min=1e-12)
-        self.base = torch.exp(-(self.problem.grid.frequency**2) / 2) if self.recipe.gaussian_base else torch.zeros(self.problem.grid.size)
-        self.network = SpectralNetwork(design.shape[1], self.problem.grid.size, self.recipe.width, self.recipe.depth, self.seed)
-        self.ring = (torch.empty(0, design.shape[1]), torch.empty(0, self.problem.grid.size, dtype=torch.complex64))
-        self.started = time.process_time()
-
-    def fit(self, steps: int, progress: bool) -> bool:
-        """Take ``steps`` steps; return whether they were interrupted."""
-        optimizer = torch.optim.Adam(self.network.parameters(), betas=(0.9, 0.99))
-        batches = torch.Generator().manual_seed(self.seed)
-        bar = tqdm(total=steps, disable=not progress, unit="step", desc="training")
-        try:
-            for step in range(1, steps + 1):
-                if (step - 1) % _EVERY == 0:
-                    self.simulate_fresh((step - 1) // _EVERY)
-                for group in optimizer.param_groups:
-                    group["lr"] = self.recipe.learning_rate * _schedule(step, steps)
-                inputs, labels = self.ring
-                rows = torch.randint(len(inputs), (_BATCH,), generator=batches)
-                loss = _loss(self.network(inputs[rows]), labels[rows])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                self.step = step
-                bar.update()
-                if step % 100 == 0 or step == steps:
-                    self.note(float(loss.detach()), bar)
-        except KeyboardInterrupt:
-            if self.step == 0:  # nothing was learned: nothing to keep
-                raise
-            return True
-        finally:
-            bar.close()
-        return False
-
-    def note(self, loss: float, bar: Any) -> None:
-        """Write one row of history; stop where the loss is not a number."""
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss} at step {self.step}: lower the learning_rate of the recipe")
-        self.history.append((self.step, time.process_time() - self.started, loss))
-        bar.set_postfix(loss=f"{loss:.2e}")
-
-    def simulate_fresh(self, block: int) -> None:
-        """Add one block of new parameter sets with their labels."""
-        points = self.problem.space.sample(range(block * _FRESH, (block + 1) * _FRESH), self.seed, _LABELS)
-        labels = self.label(points, self.recipe.paths, _LABELS, block * _FRESH) - self.base
-        inputs = self.standard_features(points).float()
-        self.ring = (
-            torch.cat([self.ring[0], inputs]),
-            torch.cat([self.ring[1], labels.to(torch.complex64)]),
-        )  # one store: interrupts tear nothing
-
-    def standard_features(self, points: dict[str, Tensor]) -> Tensor:
-        """Return the features as the network takes them, (B, P)."""
-        return (self.problem.features(points) - self.centre) / self.spread
-
-    def label(self, points: dict[str, Tensor], paths: int, stream: int, first_set: int) -> Tensor:
-        """Return the estimate of φ_Z at the grid for every point, (B, K)."""
         problem, recipe = self.problem, self.recipe
-        draws = Draws(self.seed, "sobol" if recipe.low_noise else "independent", randomizations=1, stream=stream)
-        controlled = recipe.low_noise and getattr(problem.space.process, "lognormal", False)
-        control: Any = getattr(problem.functional, "control", None)
-        functionals = (problem.functional, control) if controlled else (problem.functional,)
-        process, time_grid = problem.space.at(points), problem.time_grid(points)
-        samples = simulate(process, time_grid, draws, paths, functionals, carry=points["carry"], first_set=first_set)
-        location, scale = problem.standardisation(points)
-        phi = mean_phases((samples[0].log_return - location[:, None]) / scale[:, None], problem.grid)
-        if controlled:
-            variance = process.integrated_variance(points["maturity"])
-            mean, _ = control.lognormal_law(variance, time_grid, points["carry"])
-            z = (samples[1].log_outcome - mean[:, None]) / scale[:, None]
-            phi = phi - mean_phases(z, problem.grid) + torch.exp(-(problem.grid.frequency**2) / 2)
-        return phi
+        design = problem.features(problem.space.sample(1024, self.seed, _DESIGN))
+        self.centre, self.spread = design.mean(0), design.std(0).clamp(min=1e-12)
+        self.base = torch.exp(-(problem.grid.frequency**2) / 2) * recipe.gaussian_base
+        make: Any = NETWORKS[recipe.network]
+        complex_dtype = self.dtype.to_complex()
+        self.network: Any = make(design.shape[1], problem.size, recipe.width, recipe.depth, self.seed, dtype=complex_dtype)
+        hidden = tuple(f"inner.{i}.weight" for i in range(1, recipe.depth + 1)) if recipe.muon else ()
+        self.optimizer = Optimizer(self.network, hidden, recipe.learning_rate)
+        self.ring = Ring(_EVERY * recipe.fresh, self.steps * recipe.fresh, design.shape[1], problem.size, self.dtype)
+        self.labeller = Labeller(problem, self.seed, recipe.low_noise, self.dtype)
+        self.batches = Draws(self.seed, stream=_BATCHES)
+        self.rows: Tensor | None = None
+        self.began = time.process_time()
+
+    def fit(
+        self, progress: bool = False, watch: Callable[[Progress], None] | None = None, file: tuple[Path, float] | None = None
+    ) -> Stopped:
+        """Take the steps that are left and return why they ended."""
+        bar = tqdm(total=self.steps, initial=self.step, disable=not progress, unit="step", desc="training")
+        with Interrupts() as interrupts:
+            try:
+                stopped = self._fit(bar, watch, file, interrupts)
+            except KeyboardInterrupt:  # a second one, or one from elsewhere: the last step may be half done
+                stopped, file = "interrupted", None
+            finally:
+                bar.close()
+        if self.step == 0:  # nothing was learned: nothing to keep
+            raise KeyboardInterrupt
+        if file and stopped != "diverged":
+            self.save(file[0])
+        return stopped
+
+    def _fit(self, bar: Any, watch: Callable[[Progress], None] | None, file: tuple[Path, float] | None, asked: Interrupts) -> Stopped:
+        saved = time.monotonic()
+        while self.step < self.steps:
+            loss = self.advance()
+            if not math.isfinite(loss):
+                return self._diverged(loss)
+            bar.update()
+            if self.step % _LOOK == 0 or self.step == self.steps:
+                self.look(loss)
+                bar.set_postfix(loss=f"{loss:.2e}", held_out=f"{self.history[-1].held_out:.2e}")
+                if watch:
+                    watch(Progress(self.history, self.steps, self.surrogate))
+                if self._out_of_patience():
+                    return "early"
+            if asked.asked:
+                return "interrupted"
+            if file and time.monotonic() - saved >= file[1]:
+                self.save(file[0])
+                saved = time.monotonic()
+        return "finished"
+
+    def advance(self) -> float:
+        """Take one step, unless the loss of its batch is no number; return that loss."""
+        if self.step % _EVERY == 0 and self.ring.blocks == self.step // _EVERY:
+            self.ring.put(*self.fresh(self.step // _EVERY))
+            self.rows = None
+        if self.rows is None:
+            self.rows = self.ring.batches(self.batches, _EVERY, _BATCH)
+        rows = self.rows[self.step % _EVERY]
+        loss = _loss(self.network(self.ring.inputs[rows]), self.ring.labels[rows])
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            return value
+        self.network.zero_grad()
+        loss.backward()
+        self.optimizer.step(self.step + 1, self.steps)
+        self.step += 1
+        return value
+
+    def fresh(self, block: int) -> tuple[Tensor, Tensor]:
+        """Return inputs and labels of the parameter sets of one block."""
+        first, sets = block * self.ring.block, self.ring.block
+        points = self.problem.space.sample(range(first, first + sets), self.seed, _LABELS)
+        labels = self.labeller(points, self.recipe.paths, _LABELS, first)
+        targets = self.problem.targets(labels, self.problem.standard(points), self.base)
+        return self.inputs(points), targets.to(self.ring.labels.dtype)
+
+    def inputs(self, points: dict[str, Tensor]) -> Tensor:
+        """Return the features as the network takes them, (B, P)."""
+        return ((self.problem.features(points) - self.centre) / self.spread).to(self.dtype)
+
+    def look(self, loss: float) -> None:
+        """Write one row of history, and keep the averaged weights if none were better on held-out labels."""
+        error = self.held_out.error(self.averaged())
+        self.history.append(Row(self.step, time.process_time() - self.began, loss, error))
+        if math.isfinite(error) and (self.best is None or error < self.best[0]):
+            self.best = error, {name: tensor.clone() for name, tensor in self.optimizer.average.items()}
+
+    def _out_of_patience(self) -> bool:
+        best = min(range(len(self.history)), key=lambda i: self.history[i].held_out)
+        return self.patience is not None and len(self.history) - 1 - best >= self.patience
+
+    def _diverged(self, loss: float) -> Stopped:
+        message = f"the loss is {loss} at step {self.step + 1}: lower the learning_rate of the recipe"
+        if self.best is None:
+            raise FloatingPointError(message)
+        warnings.warn(f"{message}; the best state before it is kept", RuntimeWarning, stacklevel=4)
+        return "diverged"
+
+    def averaged(self, weights: dict[str, Tensor] | None = None) -> Any:
+        """Return a copy of the network with the moving average of its weights, or with these."""
+        network = deepcopy(self.network).requires_grad_(False)
+        network.load_state_dict(self.optimizer.average if weights is None else weights)
+        return network
+
+    @cached_property
+    def held_out(self) -> HeldOut:
+        """The held-out points, which choose between states of the network and ridges."""
+        problem, paths = self.problem, _HELD_OUT_PATHS * self.recipe.paths
+        points = problem.space.sample(_HELD_OUT, self.seed, _VALIDATION)
+        labels = Labeller(problem, self.seed, self.recipe.low_noise)(points, paths, _VALIDATION, 0)
+        return HeldOut.of(problem, problem.standard(points), self.inputs(points), labels, self.base)
 
     def affordable(self, budget: float, started: float) -> int:
         """Return how many steps the budget pays for, by timing some on a copy."""
-        probe = deepcopy(self)
-        interrupted = probe.fit(_EVERY, progress=False)  # first calls are slow: not timed
+        probe = replace(self, steps=_EVERY * _PROBE)
         before = time.process_time()
-        if interrupted or probe.fit(4 * _EVERY, progress=False):
-            raise KeyboardInterrupt  # the copy learned it: nothing to keep
-        each = (time.process_time() - before) / (4 * _EVERY)
-        before = time.process_time()
-        probe.finish(0.0)
-        ending = 1.5 * (time.process_time() - before)
-        left = budget - ending - (time.process_time() - started)
-        return max(int(0.95 * left / each), _EVERY)
+        probe.fresh(0)
+        label = (time.process_time() - before) / (probe.ring.block * self.recipe.paths)  # seconds a path, first calls included
+        with Interrupts() as interrupts:
+            for _ in range(probe.steps):
+                if probe.step == _EVERY:
+                    before = time.process_time()  # first calls are slow: not timed
+                probe.advance()
+                if interrupts.asked:
+                    raise KeyboardInterrupt  # the copy learned it: nothing to keep
+        each = (time.process_time() - before) / (probe.steps - _EVERY)
+        each += label * _CALIBRATION_SHARE * self.recipe.fresh * self.recipe.paths
+        fixed = label * _HELD_OUT * _HELD_OUT_PATHS * self.recipe.paths + 0.5
+        left = 0.96 * budget - fixed - (time.process_time() - started)
+        return max(int(left / each), _EVERY)
 
-    def finish(self, seconds: float) -> Surrogate:
-        """Refit the readout, measure the held-out error, and pack the surrogate in double precision."""
-        held_out = self.label(self.validation, _HELD_OUT_PATHS * self.recipe.paths, _VALIDATION, 0)
-        ridge = self.refit(held_out)
-        surrogate = self.surrogate()
-        error = self.price_errors(surrogate, held_out)[1::2]  # the other half chose the ridge
+    def finish(self, stopped: Stopped = "finished") -> Surrogate:
+        """Refit the readout, calibrate the error bars, and pack the surrogate in double precision."""
+        network = self.averaged()
+        if self.best is not None and (stopped == "diverged" or self.best[0] < self.held_out.error(network)):
+            network = self.averaged(self.best[1])
+        filled = self.ring.filled
+        ridge, error = refitted(network, self.ring.inputs[:filled], self.ring.labels[:filled], lambda: self.held_out.error(network))
+        surrogate = self.packed(network)
+        total = self.step * self.recipe.fresh * self.recipe.paths
+        sets, paths = design(int(_CALIBRATION_SHARE * total), 4 * self.recipe.paths)
+        found = calibrated(surrogate, Labeller(self.problem, self.seed, self.recipe.low_noise), sets, paths)
         record = {
             "seed": self.seed,
             "steps": self.step,
-            "parameter_sets": len(self.ring[0]),
-            "paths": len(self.ring[0]) * self.recipe.paths,
-            "process_seconds": round(seconds, 1),
+            "stopped": stopped,
+            "parameter_sets": self.ring.blocks * self.ring.block,
+            "paths": self.ring.blocks * self.ring.block * self.recipe.paths,
+            "process_seconds": round(time.process_time() - self.began, 1),
+            "trained": datetime.date.today().isoformat(),
+            "device": "cpu",
             "recipe": vars(self.recipe),
             "ridge": ridge,
-            "loss": self.history[-1][2] if self.history else None,
-            "held_out_mean_relative_error": float(error.mean()),
+            "loss": self.history[-1].loss if self.history else None,
+            "held_out_mean_relative_error": found.mean,
+            "validation_mean_relative_error": error,
             "versions": {name: importlib.metadata.version(name) for name in ("spectralmc", "torch", "numpy")},
         }
-        return replace(surrogate, relative_error=float(torch.quantile(error, 0.99)), record=record)
+        return replace(surrogate, relative_error=found.percentile, bars=found.bars, record=record)
 
     def surrogate(self) -> Surrogate:
-        """Return the network as it stands, in double precision and without an error bar."""
-        network = self.network.astype(torch.complex128).requires_grad_(False)
-        return Surrogate(self.problem, network, self.centre, self.spread, self.recipe.gaussian_base, math.nan)
+        """Return the averaged network as it stands, its readout refitted to a part of the ring, without an error bar."""
+        network, rows = self.averaged(), slice(0, min(self.ring.filled, _QUICK))
+        refitted(network, self.ring.inputs[rows], self.ring.labels[rows], lambda: self.held_out.error(network))
+        return self.packed(network)
 
-    def price_errors(self, surrogate: Surrogate, held_out: Tensor) -> Tensor:
-        """Return |learned price − price of the held-out label|/s at the strikes ln(K/F)/s, (B, L)."""
-        points = self.validation
-        model = {n: v for n, v in points.items() if n not in ("maturity", "carry")}
-        learned = surrogate.distribution(model, points["maturity"], points["carry"])
-        truth = replace(learned, values=held_out)
-        k = _STRIKES * learned.scale[:, None]
-        return (cos_price(learned, k, "put") - cos_price(truth, k, "put")).abs() / learned.scale[:, None]
+    def packed(self, network: Any) -> Surrogate:
+        """Return a surrogate of this network, in double precision and without an error bar."""
+        double = network.astype(torch.complex128).requires_grad_(False)
+        return Surrogate(self.problem, double, self.centre, self.spread, self.recipe.gaussian_base, math.nan)
+
+    def configuration(self) -> dict[str, Any]:
+        """Return what must agree between a run and its checkpoint, as plain data."""
+        run = {"steps": self.steps, "seed": self.seed, "dtype": str(self.dtype), "patience": self.patience, "recipe": vars(self.recipe)}
+        machine = {"threads": torch.get_num_threads(), "torch": torch.__version__}
+        plain: dict[str, Any] = json.loads(json.dumps({**described(self.problem), **run, **machine}, default=repr))
+        return plain
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every tensor of the state by name."""
+        ring = {"ring.inputs": self.ring.inputs[: self.ring.filled], "ring.labels": self.ring.labels[: self.ring.filled]}
+        best = {f"best.{name}": tensor for name, tensor in self.best[1].items()} if self.best else {}
+        return dict(self.optimizer.state()) | ring | best
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint."""
+        state = {
+            "step": self.step,
+            "blocks": self.ring.blocks,
+            "best": self.best[0] if self.best else None,
+            "history": [[row.step, row.seconds, row.loss, repr(row.held_out)] for row in self.history],
+            "seconds": time.process_time() - self.began,
+        }
+        checkpoints.write(path, {"configuration": self.configuration(), "state": state}, self.tensors())
+
+    def restore(self, path: Path, description: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Take over the state of a checkpoint of the same run."""
+        theirs, ours = description["configuration"], self.configuration()
+        for name in sorted(ours.keys() | theirs.keys()):
+            if theirs.get(name) != ours.get(name):
+                raise ValueError(
+                    f"the checkpoint {str(path)!r} is of another run: {name} is {theirs.get(name)!r} there and {ours.get(name)!r} here: "
+                    "resume with what it was begun with, or give another path"
+                )
+        state = description["state"]
+        self.step, self.ring.blocks = state["step"], state["blocks"]
+        if state["best"] is not None:
+            self.best = state["best"], {name: torch.empty_like(tensor) for name, tensor in self.optimizer.average.items()}
+        self.history[:] = [Row(step, seconds, loss, float(error)) for step, seconds, loss, error in state["history"]]
+        self.began = time.process_time() - state["seconds"]
+        with torch.no_grad():
+            checkpoints.restore(self.tensors(), tensors)
+
+
+class HeldOut(NamedTuple):
+    """Held-out labels as the prices that judge a network: puts at seven strikes, and the forward where it is learned, over s."""
+
+    problem: Problem
+    standard: Standard
+    inputs: Tensor
+    base: Tensor
+    series: PutSeries
+    truth: Tensor
+
+    @classmethod
+    def of(cls, problem: Problem, standard: Standard, inputs: Tensor, labels: Outputs, base: Tensor) -> HeldOut:
+        """Prepare the comparison with these labels."""
+        series = put_series(problem.grid, standard.location, standard.scale, _STRIKES * standard.scale[:, None])
+        held = cls(problem, standard, inputs, base, series, torch.empty(0))
+        return held._replace(truth=held.prices(labels))
+
+    def prices(self, outputs: Outputs) -> Tensor:
+        """Return puts on the continuous part and the forward, over s, (B, 8): linear in the outputs."""
+        put = outputs.mass[:, None] * self.series.constant + (self.series.weights * outputs.values[:, None]).real.sum(-1)
+        return torch.cat([put, outputs.forward[:, None]], 1) / self.standard.scale[:, None]
 
     @torch.no_grad()
-    def refit(self, held_out: Tensor) -> float | None:
-        """Replace the readout by least squares on all labels where held-out prices agree; return the ridge taken.
-
-        Prices choose, not φ: the noise of a label sits at high frequencies, where it hides what moves a price.
-        """
-        inputs, labels = self.ring
-        features = _stacked(self.network.hidden(inputs))
-        target = torch.cat([labels.real, labels.imag], 1).double().numpy()
-        gram, moment = features.T @ features, features.T @ target
-        readout = self.network.readout
-        candidates: list[tuple[float, float | None, dict[str, Tensor]]] = []
-        for ridge in (None, *_RIDGES):
-            if ridge is not None:
-                self.set_readout(np.linalg.solve(gram + ridge * np.diag(np.diag(gram) + 1e-12), moment))
-            error = float(self.price_errors(self.surrogate(), held_out)[::2].mean())
-            candidates.append((error, ridge, deepcopy(readout.state_dict())))
-        _, best, state = min(candidates, key=lambda candidate: candidate[0])
-        readout.load_state_dict(state)
-        return best
-
-    def set_readout(self, solution: np.ndarray) -> None:
-        """Write a solution (2H + 1, 2K) into the widely linear readout."""
-        readout = self.network.readout
-        readout.weight.copy_(torch.from_numpy(solution[:-1].T.copy()))
-        readout.bias.copy_(torch.from_numpy(solution[-1].copy()))
-
-
-def mean_phases(z: Tensor, grid: FrequencyGrid) -> Tensor:
-    """Return the mean over paths of e^{iw_k z}, (B, N) → (B, K) complex128, tile by tile in the cache."""
-    angle = z.to(torch.float32) * (math.pi / grid.half_width)
-    return torch.cat([powers(tile, grid.size).mean(2).T for tile in torch.split(angle, _TILE)]).to(torch.complex128)
-
-
-def _stacked(hidden: Tensor) -> np.ndarray:
-    columns = torch.cat([hidden.real, hidden.imag, torch.ones(len(hidden), 1)], 1)
-    return columns.double().numpy()
+    def error(self, network: Any) -> float:
+        """Return the mean |price error|/s of a network."""
+        outputs = self.problem.outputs(network(self.inputs).to(torch.complex128), self.standard, self.base)
+        return float((self.prices(outputs) - self.truth).abs().mean())
 
 
 def _loss(values: Tensor, labels: Tensor) -> Tensor:
     return torch.view_as_real(values - labels).square().sum(-1).mean()
-
-
-def _schedule(step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine to zero."""
-    return min(step / _WARM_UP, 1.0) * 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))

@@ -20,8 +20,9 @@ PACKAGE = ROOT / "spectralmc"
 # fmt: off
 ORDER = (
     "validation", "device", "draws", "parameters", "processes", "functionals", "stepping", "paths", "spectrum", "cuda", "black",
-    "montecarlo", "distribution", "pricing", "nn", "surrogate", "training", "market", "store", "records", "verdicts", "figures", "explorer",
-    "pages", "engine", "runner", "reports", "stored", "cli",
+    "montecarlo", "distribution", "pricing", "nn", "problem", "labels", "bars", "evaluation", "surrogate", "calibration", "ring", "readout",
+    "optimizer", "checkpoint", "interrupts", "training", "market", "store", "records", "verdicts", "figures", "explorer", "pages",
+    "engine", "runner", "reports", "stored", "cli",
 )
 # fmt: on
 BLIND = ("spectrum", "distribution", "pricing", "black")  # they consume φ and never ask where it comes from

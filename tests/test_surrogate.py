@@ -18,7 +18,7 @@ from torch.special import ndtr
 
 import spectralmc as smc
 from spectralmc import surrogate as surrogate_module
-from spectralmc.surrogate import Problem
+from spectralmc.problem import Problem
 
 POINT = {"volatility": 0.3}
 K = torch.linspace(-0.3, 0.3, 7, dtype=torch.float64)
@@ -54,11 +54,12 @@ class Unknown:
 
 @pytest.mark.parametrize("kind", ["call", "put"])
 def test_the_price_is_the_price_of_the_distribution_with_the_bar_beside_it(kind: str) -> None:
-    law = asian().distribution(POINT, 1.0, 0.03)
-    price = asian().price(POINT, 1.0, K, kind, 0.03)
-    assert torch.equal(price.value, smc.cos_price(law, K, kind))
-    torch.testing.assert_close(price.error, (asian().relative_error * law.scale).expand(7), rtol=1e-15, atol=0)
-    assert float(price.error[0]) > 0
+    model, law = asian(), asian().distribution(POINT, 1.0, 0.03)
+    price = model.price(POINT, 1.0, K, kind, 0.03)
+    torch.testing.assert_close(price.value, smc.cos_price(law, K, kind), rtol=0, atol=2e-6 * float(law.scale))  # single precision
+    features = model.standard_features({n: torch.tensor([x]).double() for n, x in {**POINT, "maturity": 1.0, "carry": 0.03}.items()})
+    torch.testing.assert_close(price.error, model.bars(features, (K / law.scale)[None])[0] * law.scale, rtol=1e-12, atol=0)
+    assert bool((price.error > 0).all())
 
 
 def test_the_law_of_the_terminal_price_is_black_scholes() -> None:
@@ -82,7 +83,7 @@ def test_shapes_of_numbers_batches_and_strikes() -> None:
         assert price.value.shape == price.error.shape == (3, 7)
     assert model.distribution(POINT, [1.0], 0.03).scale.shape == (1,)
     row = model.price(many, 1.0, K, carry=0.03).value[1]
-    torch.testing.assert_close(row, model.price(POINT, 1.0, K, carry=0.03).value, rtol=0, atol=1e-14)
+    torch.testing.assert_close(row, model.price(POINT, 1.0, K, carry=0.03).value, rtol=0, atol=1e-7)
 
 
 def test_parameters_may_come_as_a_process_in_any_precision() -> None:
@@ -160,7 +161,7 @@ def test_the_value_of_the_greeks_is_the_discounted_price() -> None:
     forward = sum(math.exp(carry * i / 8) for i in range(1, 9)) / 8
     unit = asian().price(POINT, 1.0, math.log(105 / (100 * forward)), "put", carry).value
     found = asian().greeks(MARKET, POINT, 1.0, 105.0, "put")
-    assert float(found.value) == pytest.approx(math.exp(-0.05) * 100 * forward * float(unit), rel=1e-9)
+    assert float(found.value) == pytest.approx(math.exp(-0.05) * 100 * forward * float(unit), rel=1e-7)
 
 
 def test_greeks_broadcast_and_take_a_zero_curve() -> None:
@@ -213,20 +214,6 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         asian().distribution({"volatility": [0.2, 0.3]}, [1.0, 1.0, 1.0], 0.0)
 
 
-@pytest.mark.parametrize(
-    ("process", "functional", "missing"),
-    [
-        (Bare, smc.Terminal(), "learning Terminal under Bare needs integrated_variance"),
-        (Bare, smc.GeometricAverage(), "learning GeometricAverage under Bare needs integrated_variance, forward"),
-        (smc.BlackScholes, Unknown(), "learning Unknown under BlackScholes needs control, forward"),
-    ],
-)
-def test_what_cannot_be_standardised_is_refused(process: type, functional: object, missing: str) -> None:
-    space = smc.ParameterSpace(process, {"volatility": (0.1, 0.2)}, maturity=1.0)
-    with pytest.raises(TypeError, match=f"^{missing}: the outcome is standardised by formula; add the method$"):
-        Problem(space, functional, 1, smc.FrequencyGrid())
-
-
 def test_the_network_sees_the_features_of_the_process_or_else_the_scaled_box() -> None:
     named = asian().problem
     points = named.space.sample(5)
@@ -241,7 +228,7 @@ def test_the_network_sees_the_features_of_the_process_or_else_the_scaled_box() -
 def test_its_name_says_what_it_knows_and_how_well() -> None:
     text = repr(asian())
     assert text.startswith("Surrogate(ArithmeticAverage under BlackScholes: volatility [0.1, 0.6], maturity [0.1, 2], carry [0, 0.08]; ")
-    assert re.search(r"price error [\d.]+e-4 standard deviations at 99 %\)$", text)
+    assert re.search(r"price error [\d.]+e-4 standard deviations at 99 %; trained \d{4}-\d\d-\d\d, 128 steps\)$", text)
 
 
 def test_a_saved_model_comes_back_bit_for_bit_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -345,7 +332,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, damage: str) -> None:
 @pytest.mark.parametrize("metadata", [None, {"spectralmc": "{}"}, {"spectralmc": '{"format": "other"}'}, {"spectralmc": "[]"}])
 def test_a_foreign_file_is_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     save_file({"x": torch.zeros(2)}, tmp_path / "model", metadata)
-    with pytest.raises(ValueError, match=r"model' is not a surrogate of format spectralmc-surrogate-1; it says"):
+    with pytest.raises(ValueError, match=r"model' is not a surrogate of format spectralmc-surrogate-2; it says"):
         smc.load(tmp_path / "model")
 
 

@@ -1,0 +1,50 @@
+"""Error bars of learned prices: how wide they are where, as held-out labels showed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spectralmc.problem import quadratic
+
+WIDEST = 3.0  # |ln(K/F)|/s beyond which bars are as wide as there
+
+
+@dataclass(frozen=True)
+class ErrorBars:
+    """The half-width of an error bar in standard deviations of the outcome: factor · exp(quadratic of features and |ln(K/F)|/s).
+
+    Attributes
+    ----------
+    coefficients
+        of the logarithm of the typical error, (terms,).
+    low, high
+        the values that logarithm may take, ().
+    factor
+        what makes the bars cover the stated share of held-out errors, ().
+    """
+
+    coefficients: Tensor
+    low: Tensor
+    high: Tensor
+    factor: Tensor
+
+    def __call__(self, features: Tensor, distance: Tensor) -> Tensor:
+        """Return the half-width for standardised features (B, P) and distances |ln(K/F)|/s (B, L): (B, L)."""
+        return self.factor * torch.exp(self.log_scale(features, distance))
+
+    def log_scale(self, features: Tensor, distance: Tensor) -> Tensor:
+        """Return the logarithm of the typical error, (B, L)."""
+        values = coordinates(features, distance) @ self.coefficients
+        held: Tensor = torch.minimum(torch.maximum(values, self.low), self.high)
+        return held
+
+
+def coordinates(features: Tensor, distance: Tensor) -> Tensor:
+    """Return the monomials up to degree two of features (B, P) and clipped distances (B, L): (B, L, terms)."""
+    y = distance.abs().clamp(max=WIDEST)
+    repeated = features[:, None].expand(-1, y.shape[1], -1)
+    both = torch.cat([repeated, y[..., None]], -1)
+    return quadratic(both.flatten(0, 1)).unflatten(0, y.shape)

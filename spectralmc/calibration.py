@@ -1,0 +1,96 @@
+r"""Error bars from held-out labels, by a conformal argument that knows the labels' own noise.
+
+The residual of a price against a label is its error less the noise of the label.  Two independent labels of every point give two
+residuals, r₁ and r₂: half their difference has the law of the noise in half their sum.  With a scale h fitted to the logarithm of
+the residuals, the bar is q·h: q is the 99th percentile of |r₁ + r₂|/2h, less in square that of |r₁ − r₂|/2h.
+
+References: Papadopoulos, Proedrou, Vovk and Gammerman (2002), "Inductive confidence machines for regression" (normalised residuals).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spectralmc.bars import WIDEST, ErrorBars, coordinates
+from spectralmc.draws import Draws
+from spectralmc.labels import Labeller
+from spectralmc.surrogate import Surrogate
+
+LEVEL = 0.99
+_STREAM = 6
+_FEWEST, _MOST = 128, 1024  # parameter sets
+_STRIKES = 12  # of each set, one in each twelfth of ±3 standard deviations
+_LEAST_SHARE = 0.25  # of the residuals' percentile that is left to the error, however noisy the labels
+
+
+class Calibration(NamedTuple):
+    """Bars, and mean and 99th percentile of |price error|/s as the residuals show them, noise included."""
+
+    bars: ErrorBars
+    mean: float
+    percentile: float
+
+
+def design(paths: int, least: int) -> tuple[int, int]:
+    """Return how many held-out sets, and how many paths each of their two labels gets, for about ``paths`` in all."""
+    sets = 1 << max(paths // (8 * least), 1).bit_length() - 1
+    sets = min(max(sets, _FEWEST), _MOST)
+    return sets, max(1 << max(paths // (2 * sets), 1).bit_length() - 1, least)
+
+
+@torch.no_grad()
+def calibrated(surrogate: Surrogate, labeller: Labeller, sets: int, paths: int) -> Calibration:
+    """Measure a surrogate against two labels at each of ``sets`` points of its box."""
+    points = surrogate.problem.space.sample(sets, labeller.seed, _STREAM)
+    distance = _distances(sets, labeller.seed)
+    ours = surrogate.relative_puts(points, distance)
+    pair = [surrogate.relative_puts(points, distance, labeller(points, paths, _STREAM, copy * sets)) for copy in (0, 1)]
+    residual, noise = ours - (pair[0] + pair[1]) / 2, (pair[0] - pair[1]) / 2
+    rows = coordinates(surrogate.standard_features(points), distance)
+    half = torch.arange(sets) % 2 == 0
+    scores = torch.empty_like(residual)
+    for fold in (half, ~half):  # every residual is judged by a scale it had no part in
+        scores[fold] = _LogScale(rows[~fold], residual[~fold])(rows[fold])
+    q = _without_noise((residual / torch.exp(scores)).abs(), (noise / torch.exp(scores)).abs())
+    bars = _LogScale(rows, residual)
+    made = ErrorBars(bars.coefficients, bars.low, bars.high, torch.tensor(q, dtype=torch.float64))
+    size = residual.abs()
+    return Calibration(made, float(size.mean()), _percentile(size))
+
+
+def _distances(sets: int, seed: int) -> Tensor:
+    """Return strikes ln(K/F)/s in ±3, one at random in each of twelve equal parts, (sets, 12)."""
+    unit = Draws(seed, stream=_STREAM).uniforms(range(sets), _STRIKES)
+    return WIDEST * (2 * (torch.arange(_STRIKES) + unit) / _STRIKES - 1)
+
+
+class _LogScale:
+    """Least squares of ln|residual| on the coordinates, held within the values it takes on them."""
+
+    def __init__(self, rows: Tensor, residual: Tensor) -> None:
+        size = residual.abs().flatten()
+        target = torch.log(size + 1e-2 * size.mean() + 1e-12).numpy()
+        flat = rows.flatten(0, 1).numpy()
+        ridge = 1e-6 * len(flat) * np.eye(flat.shape[1])
+        self.coefficients = torch.from_numpy(np.linalg.solve(flat.T @ flat + ridge, flat.T @ target))
+        fitted = rows.flatten(0, 1) @ self.coefficients
+        self.low, self.high = torch.quantile(fitted[:: max(len(fitted) // 10**6, 1)], torch.tensor([0.005, 0.995]).double())
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return torch.minimum(torch.maximum(rows @ self.coefficients, self.low), self.high)
+
+
+def _without_noise(residual: Tensor, noise: Tensor) -> float:
+    whole = _percentile(residual)
+    return math.sqrt(max(whole**2 - _percentile(noise) ** 2, (_LEAST_SHARE * whole) ** 2))
+
+
+def _percentile(values: Tensor) -> float:
+    """Return the conformal percentile: the ⌈(n + 1)·level⌉-th smallest."""
+    flat = values.flatten()
+    return float(flat.kthvalue(min(int(np.ceil((len(flat) + 1) * LEVEL)), len(flat))).values)

@@ -1,0 +1,75 @@
+r"""Labels: what a few hundred paths say of the law at one parameter set, with as little noise as the problem allows.
+
+Sobol points on a bridge; the asset's own noise integrated out where process and functional allow it, so that a path contributes a
+Gaussian; minus a control on the same draws whose law is known: :math:`\hat\varphi - \hat\varphi_{control} + \varphi_{control}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from spectralmc.draws import Draws
+from spectralmc.paths import Sample, can_condition, control_of, simulate
+from spectralmc.problem import Outputs, Problem, Standard
+from spectralmc.spectrum import FrequencyGrid, mean_contributions
+
+_AT_ONCE = 1 << 15  # outcomes simulated at once: what a step works on stays in the cache
+
+
+@dataclass(frozen=True)
+class Labeller:
+    """Makes labels of a problem: unbiased estimates of `Outputs`, addressed by (seed, stream, number of the parameter set).
+
+    ``dtype`` is that of the simulation.
+    """
+
+    problem: Problem
+    seed: int
+    low_noise: bool = True
+    dtype: torch.dtype = torch.float64
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the asset's own noise is integrated out."""
+        process = self.problem.space.at(self.problem.space.sample(1))
+        return self.low_noise and can_condition(process, self.problem.functional)
+
+    @property
+    def controlled(self) -> bool:
+        """Whether a control of known law is subtracted."""
+        process = self.problem.space.at(self.problem.space.sample(1))
+        return self.low_noise and control_of(process, self.problem.functional) is not None
+
+    def __call__(self, points: Mapping[str, Tensor], paths: int, stream: int, first_set: int) -> Outputs:
+        """Return the labels of points (B,) from ``paths`` paths each, a few sets at a time."""
+        sets, size = len(points["maturity"]), max(_AT_ONCE // paths, 1)
+        parts = []
+        for first in range(0, sets, size):
+            rows = {name: value[first : first + size] for name, value in points.items()}
+            parts.append(self._label(rows, paths, stream, first_set + first))
+        return Outputs(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+    def _label(self, points: Mapping[str, Tensor], paths: int, stream: int, first_set: int) -> Outputs:
+        problem, standard = self.problem, self.problem.standard(points)
+        draws = Draws(self.seed, "sobol" if self.low_noise else "independent", randomizations=1, stream=stream)
+        sample = simulate(
+            problem.space.at(points), problem.time_grid(points), draws, paths, problem.functional, carry=points["carry"],
+            first_set=first_set, dtype=self.dtype, conditional=self.conditional, control=self.controlled,
+        )  # fmt: skip
+        return estimated(sample, standard, problem.grid)
+
+
+def estimated(sample: Sample, standard: Standard, grid: FrequencyGrid) -> Outputs:
+    """Return what a sample says of the law, each of its parts unbiased."""
+    forward = sample.outcome.double().mean(1)
+    mass = torch.ones_like(standard.mass) if sample.weight is None else sample.weight.double().mean(1)
+    if sample.control is not None and sample.control_law is not None:
+        mean, variance = sample.control_law
+        forward = forward - sample.control.outcome.double().mean(1) + torch.exp(mean + variance / 2)
+    reference = replace(sample, forward=standard.forward.to(sample.log_outcome.dtype))
+    values = mean_contributions(reference, grid, standard.location, standard.scale) * mass[:, None]
+    return Outputs(values, forward / standard.forward, mass)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import spectralmc as smc
-from spectralmc import cuda
+from spectralmc import cuda, fused, paths
 from spectralmc.nn.norm import _Whiten
 from spectralmc.processes import Heston, Merton
 
@@ -37,7 +37,7 @@ def expressions() -> list[str]:
     """Every instance of every kernel that cuda.py may launch, the functionals alone, in threes and all together."""
     found = ["words", "sobol_shifts"]
     for real in ("float", "double"):
-        for process, _, _ in cuda.PROCESSES.values():
+        for process, _, _ in fused.PROCESSES.values():
             found += [f"simulate<{real}, {process}<{real}>, {wanted}>" for wanted in (1, 2, 4, 8, 16, 32, 64, 11, 127)]
             if process != "BlackScholes":
                 found += [f"{kernel}<{real}, {process}<{real}>>" for kernel in ("simulate_conditional", "simulate_sobol")]
@@ -71,14 +71,15 @@ def test_the_gate_can_fail() -> None:
 def on_host(monkeypatch: pytest.MonkeyPatch) -> torch.device:
     """Kernels run as C++ on tensors of the CPU."""
     monkeypatch.setattr(cuda, "launch", host.launch)
+    monkeypatch.setattr(fused, "launch", host.launch)
     return torch.device("cpu")
 
 
 def test_philox_gives_its_known_answers_and_the_words_of_the_cpu(on_host: torch.device) -> None:
     draws = smc.Draws(seed=(7 << 32) + 11, stream=5)
     ours = torch.stack(draws.words(torch.tensor(3), torch.arange(100, 400), 2))
-    assert torch.equal(cuda.words(draws, range(100, 400), 2, 3, on_host), ours)
-    zero = cuda.words(smc.Draws(seed=0), range(1), 0, 0, on_host)[:, 0].tolist()
+    assert torch.equal(fused.words(draws, range(100, 400), 2, 3, on_host), ours)
+    zero = fused.words(smc.Draws(seed=0), range(1), 0, 0, on_host)[:, 0].tolist()
     assert zero == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]  # Salmon et al. (2011), Random123's kat_vectors
 
 
@@ -91,16 +92,16 @@ def close(ours: Tensor, theirs: Tensor, jumps: bool) -> bool:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda process: type(process).__name__)
 def test_outcomes_are_those_of_the_cpu(process: Any, dtype: torch.dtype, on_host: torch.device) -> None:
-    draws, paths = smc.Draws(7, stream=3), range(64, 1024)
+    draws, window = smc.Draws(7, stream=3), range(64, 1024)
     barrier = () if isinstance(process, Merton) else (smc.KnockOut(1.3, "up"),)
     wanted = FUNCTIONALS + barrier
-    theirs = smc.simulate(process, GRID, draws, paths.stop, wanted, carry=CARRY, dtype=dtype, first_set=5)
-    ours = cuda.outcomes(process, GRID, draws, paths, wanted, CARRY, dtype, 2, 5, on_host)
+    theirs = smc.simulate(process, GRID, draws, window.stop, wanted, carry=CARRY, dtype=dtype, first_set=5)
+    ours = fused.outcomes(process, GRID, draws, window, wanted, CARRY, dtype, 2, 5, on_host)
     jumps = not isinstance(process, smc.BlackScholes)
     for sample, found in zip(theirs, ours, strict=True):
-        assert close(found["log_outcome"], sample.log_outcome[:, paths.start :], jumps)
+        assert close(found["log_outcome"], sample.log_outcome[:, window.start :], jumps)
         if sample.weight is not None:
-            miss = (found["weight"] - sample.weight[:, paths.start :]).abs()
+            miss = (found["weight"] - sample.weight[:, window.start :]).abs()
             assert int((miss > 100 * BOUND[dtype]).sum()) <= (miss.numel() // 500 if jumps else 0)
 
 
@@ -108,17 +109,59 @@ def test_outcomes_are_those_of_the_cpu(process: Any, dtype: torch.dtype, on_host
 @pytest.mark.parametrize("process", PROCESSES[1:], ids=lambda process: type(process).__name__)
 @pytest.mark.parametrize("sampling", ["independent", "sobol"])
 def test_conditional_outcomes_are_those_of_the_cpu(process: Any, dtype: torch.dtype, sampling: Any, on_host: torch.device) -> None:
-    draws, paths = smc.Draws(7, sampling, randomizations=2, stream=3), range(256, 1024)
+    draws, window = smc.Draws(7, sampling, randomizations=2, stream=3), range(256, 1024)
     theirs = smc.simulate(process, GRID, draws, 1024, smc.Terminal(), dtype=dtype, first_set=5, conditional=True)
     arguments = (dtype, 2, 5, on_host)
     ours = (
-        cuda.conditional_terminal(process, GRID, draws, paths, *arguments)
+        fused.conditional_terminal(process, GRID, draws, window, *arguments)
         if sampling == "independent"
-        else cuda.sobol_terminal(process, GRID, draws, paths, 1024, *arguments)
+        else fused.sobol_terminal(process, GRID, draws, window, 1024, *arguments)
     )
     assert theirs.variance is not None
-    assert close(ours[0], theirs.log_outcome[:, paths.start :], True)
-    assert close(ours[1], theirs.variance[:, paths.start :], True)
+    assert close(ours[0], theirs.log_outcome[:, window.start :], True)
+    assert close(ours[1], theirs.variance[:, window.start :], True)
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=lambda process: type(process).__name__)
+@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("sampling", ["independent", "sobol"])
+def test_simulate_takes_the_kernel_where_there_is_one(
+    process: Any, conditional: bool, sampling: Any, on_host: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU with the launches of the GPU: outcome, control and forward as without them."""
+    draws, controlled = smc.Draws(7, sampling, randomizations=2), isinstance(process, Heston) and conditional and sampling == "sobol"
+    functionals = (smc.Terminal(),) if conditional else (smc.ArithmeticAverage(), smc.Maximum())
+    options: dict[str, Any] = {"carry": CARRY, "conditional": conditional, "control": controlled}
+    expected = sampling == "independent" if not conditional else not isinstance(process, smc.BlackScholes)
+    theirs = smc.simulate(process, GRID, draws, 512, functionals, **options)
+    monkeypatch.setattr(paths._Run, "on_gpu", True)
+    launches: list[str] = []
+    monkeypatch.setattr(fused, "launch", lambda name, *rest: (launches.append(name), host.launch(name, *rest)))
+    ours = smc.simulate(process, GRID, draws, 512, functionals, **options)
+    assert bool(launches) == expected
+    for mine, other in zip(ours, theirs, strict=True):
+        pairs = [(mine, other), *([(mine.control, other.control)] if controlled else [])]
+        for a, b in pairs:
+            assert close(a.log_outcome, b.log_outcome, True)
+            torch.testing.assert_close(a.forward, b.forward, rtol=1e-3, atol=0)
+            for x, y in ((a.variance, b.variance), (a.weight, b.weight)):
+                assert (x is None and y is None) or close(x, y, True)
+
+
+def test_chunks_are_halved_where_the_gpu_has_no_memory_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers to the bit, and it is said."""
+    whole = smc.simulate(smc.BlackScholes(0.2), GRID, smc.Draws(7), 1000, smc.Terminal())
+    inner = paths._Run.gathered
+
+    def short_of_memory(self: Any, parts: Any, chunk: range) -> Any:
+        if len(chunk) > 300:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        return inner(self, parts, chunk)
+
+    monkeypatch.setattr(paths._Run, "gathered", short_of_memory)
+    with pytest.warns(RuntimeWarning, match="^out of GPU memory: fewer paths are simulated at once$"):
+        halved = smc.simulate(smc.BlackScholes(0.2), GRID, smc.Draws(7), 1000, smc.Terminal())
+    assert torch.equal(whole.log_outcome, halved.log_outcome)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -6,7 +6,6 @@ import itertools
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, overload
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from spectralmc.device import choose, complex_of
+from spectralmc.device import choose, complex_of, place
 from spectralmc.draws import Draws
 from spectralmc.functionals import Functional, expected_outcome
 from spectralmc.processes import Scheme, TimeGrid, batch_size, scheme_of, with_fields
@@ -158,7 +157,7 @@ def simulate(
     torch.Size([1, 1024])
     """
     run = _Run.of(process, grid, draws, paths, carry, scheme, dtype, first_set, conditional, control, choose(device))
-    with run.place():
+    with place(run.device):
         if functional is None:
             return run.stored(run.budget(memory))
         samples = run.samples(functional if isinstance(functional, tuple) else (functional,), run.budget(memory), range(run.paths))
@@ -260,10 +259,6 @@ class _Run:
             grid = replace(grid, maturity=real("maturity", grid.maturity).to(device))
         return cls(process, grid, draws, paths, scheme_found, b, dtype, *rest)
 
-    def place(self) -> AbstractContextManager[Any]:
-        """Return a context in which tensors are made on the device."""
-        return nullcontext() if self.device.type == "cpu" else self.device
-
     @property
     def on_gpu(self) -> bool:
         return self.device.type == "cuda"
@@ -272,7 +267,7 @@ class _Run:
         return _BUDGETS[self.device.type] if memory is None else count("memory", memory)
 
     def block(self, functional: Functional, memory: int, window: range) -> Sample:
-        with self.place():
+        with place(self.device):
             return self.samples((functional,), memory, window)[0]
 
     @cached_property

@@ -19,6 +19,7 @@ from torch import Tensor
 from spectralmc.bars import WIDEST, ErrorBars, coordinates
 from spectralmc.draws import Draws
 from spectralmc.labels import Labeller
+from spectralmc.problem import Outputs
 from spectralmc.surrogate import Surrogate
 
 LEVEL = 0.99
@@ -49,7 +50,8 @@ def calibrated(surrogate: Surrogate, labeller: Labeller, sets: int, paths: int) 
     points = surrogate.problem.space.sample(sets, labeller.seed, _STREAM)
     distance = _distances(sets, labeller.seed)
     ours = surrogate.relative_puts(points, distance)
-    pair = [surrogate.relative_puts(points, distance, labeller(points, paths, _STREAM, copy * sets)) for copy in (0, 1)]
+    labels = [Outputs(*(part.cpu() for part in labeller(points, paths, _STREAM, copy * sets))) for copy in (0, 1)]
+    pair = [surrogate.relative_puts(points, distance, label) for label in labels]
     residual, noise = ours - (pair[0] + pair[1]) / 2, (pair[0] - pair[1]) / 2
     rows = coordinates(surrogate.standard_features(points), distance)
     half = torch.arange(sets) % 2 == 0

@@ -36,7 +36,7 @@ def write(path: Path, description: dict[str, Any], tensors: dict[str, Tensor]) -
         no such folder, or a disk that takes no more: the old checkpoint is untouched.
     """
     text = canonical({**description, "format": FORMAT})
-    held = {name: real_view(tensor).contiguous() for name, tensor in tensors.items()}
+    held = {name: real_view(tensor).cpu().contiguous() for name, tensor in tensors.items()}
     whole = {"content": _digest(text, held), "description": text}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -9,6 +9,7 @@ import platform
 import re
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,16 @@ def choose(device: str = "auto") -> torch.device:
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device must be below cuda:{torch.cuda.device_count()}, the GPUs here; got {str(device)!r}")
     return chosen
+
+
+def place(device: torch.device) -> AbstractContextManager[Any]:
+    """Return a context in which torch makes tensors on ``device``; on the CPU one that costs nothing."""
+    return nullcontext() if device.type == "cpu" else device
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a record calls the device."""
+    return "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
 
 
 def complex_of(dtype: torch.dtype) -> torch.dtype:

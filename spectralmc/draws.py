@@ -201,8 +201,10 @@ class Draws:
         return size
 
     def _scrambled_points(self, dimensions: int, paths: range, size: int) -> Tensor:
-        directions = _scrambled_directions(self.seed, self.stream, dimensions)
         index = torch.arange(paths.start, paths.stop) % size
+        with torch.device("cpu"):  # where torch's Sobol engine works, and what is cached must not depend on the place
+            directions = _scrambled_directions(self.seed, self.stream, dimensions)
+        directions = directions.to(index.device)
         span = min(size, 1 << (len(paths) - 1).bit_length())
         table = torch.zeros(dimensions, 1, dtype=torch.int64)
         for bit in range(span.bit_length() - 1):  # low digits by doubling

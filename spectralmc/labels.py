@@ -8,37 +8,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from spectralmc.device import place
 from spectralmc.draws import Draws
 from spectralmc.paths import Sample, can_condition, control_of, simulate
 from spectralmc.problem import Outputs, Problem, Standard
 from spectralmc.spectrum import FrequencyGrid, mean_contributions
 
-_AT_ONCE = 1 << 15  # outcomes simulated at once: what a step works on stays in the cache
+_AT_ONCE = {"cpu": 1 << 15, "cuda": 1 << 23}  # outcomes simulated at once: on a CPU what a step works on stays in the cache
 
 
 @dataclass(frozen=True)
 class Labeller:
     """Makes labels of a problem: unbiased estimates of `Outputs`, addressed by (seed, stream, number of the parameter set).
 
-    ``dtype`` is that of the simulation.
+    ``dtype`` is that of the simulation; the labels stay on ``device``.
     """
 
     problem: Problem
     seed: int
     low_noise: bool = True
     dtype: torch.dtype = torch.float64
+    device: torch.device = torch.device("cpu")  # noqa: RUF009
 
-    @property
+    @cached_property
     def conditional(self) -> bool:
         """Whether the asset's own noise is integrated out."""
         process = self.problem.space.at(self.problem.space.sample(1))
         return self.low_noise and can_condition(process, self.problem.functional)
 
-    @property
+    @cached_property
     def controlled(self) -> bool:
         """Whether a control of known law is subtracted."""
         process = self.problem.space.at(self.problem.space.sample(1))
@@ -46,11 +49,12 @@ class Labeller:
 
     def __call__(self, points: Mapping[str, Tensor], paths: int, stream: int, first_set: int) -> Outputs:
         """Return the labels of points (B,) from ``paths`` paths each, a few sets at a time."""
-        sets, size = len(points["maturity"]), max(_AT_ONCE // paths, 1)
+        sets, size = len(points["maturity"]), max(_AT_ONCE[self.device.type] // paths, 1)
         parts = []
-        for first in range(0, sets, size):
-            rows = {name: value[first : first + size] for name, value in points.items()}
-            parts.append(self._label(rows, paths, stream, first_set + first))
+        with place(self.device):
+            for first in range(0, sets, size):
+                rows = {name: value[first : first + size].to(self.device) for name, value in points.items()}
+                parts.append(self._label(rows, paths, stream, first_set + first))
         return Outputs(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
     def _label(self, points: Mapping[str, Tensor], paths: int, stream: int, first_set: int) -> Outputs:
@@ -58,7 +62,7 @@ class Labeller:
         draws = Draws(self.seed, "sobol" if self.low_noise else "independent", randomizations=1, stream=stream)
         sample = simulate(
             problem.space.at(points), problem.time_grid(points), draws, paths, problem.functional, carry=points["carry"],
-            first_set=first_set, dtype=self.dtype, conditional=self.conditional, control=self.controlled,
+            first_set=first_set, dtype=self.dtype, conditional=self.conditional, control=self.controlled, device=str(self.device),
         )  # fmt: skip
         return estimated(sample, standard, problem.grid)
 

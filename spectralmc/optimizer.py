@@ -7,7 +7,7 @@ decomposition, found by five Newton–Schulz iterations; complex matrices are tr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -53,38 +53,37 @@ class Optimizer:
         self.second = {name: torch.zeros_like(_real(w)) for name, w in self.weights.items() if name not in hidden}
         self.average = {name: w.detach().clone() for name, w in self.weights.items()}
 
+    def rates(self, step: int, steps: int) -> list[float]:
+        """Return what a step depends on besides gradients: rate, both corrections of Adam, share of the average; ``step`` counts from 1."""
+        corrections = [1 / (1 - beta**step) for beta in _BETAS]
+        return [self.learning_rate * schedule(step, steps), *corrections, 1 - min(_AVERAGE, step / (step + 9))]
+
     @torch.no_grad()
-    def step(self, step: int, steps: int) -> None:
-        """Move the weights by their gradients; ``step`` counts from 1."""
-        rate = self.learning_rate * schedule(step, steps)
-        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(_real(w.grad)) for w in self.weights.values()]))
-        shrink = float((_LARGEST_GRADIENT / norm).clamp(max=1.0))
+    def move(self, gradients: Iterable[Tensor], rates: Tensor) -> None:
+        """Move the weights by the gradients, in the order of ``weights``; nothing here waits for the device."""
+        found = dict(zip(self.weights, gradients, strict=True))
+        rate, first, second, follow = rates.unbind()
+        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(_real(g)) for g in found.values()]))
+        shrink = (_LARGEST_GRADIENT / norm).clamp(max=1.0)
         for name, weight in self.weights.items():
-            gradient = _gradient(weight) * shrink
+            gradient = found[name] * shrink
             if name in self.hidden:
                 momentum = self.first[name].lerp_(gradient, 1 - _MOMENTUM)
-                weight.sub_(orthogonalized(gradient.lerp(momentum, _MOMENTUM)), alpha=rate)
+                weight.sub_(orthogonalized(gradient.lerp(momentum, _MOMENTUM)) * rate)
             else:
-                self._adam(name, _real(weight), _real(gradient), rate, step)
-        keep = min(_AVERAGE, step / (step + 9))
-        for name, weight in self.weights.items():
-            self.average[name].lerp_(weight, 1 - keep)
+                self._adam(name, _real(weight), _real(gradient), rate * first, second)
+            _real(self.average[name]).lerp_(_real(weight), follow)
 
-    def _adam(self, name: str, weight: Tensor, gradient: Tensor, rate: float, step: int) -> None:
+    def _adam(self, name: str, weight: Tensor, gradient: Tensor, rate: Tensor, correction: Tensor) -> None:
         first, second = _real(self.first[name]).lerp_(gradient, 1 - _BETAS[0]), self.second[name]
         second.mul_(_BETAS[1]).addcmul_(gradient, gradient, value=1 - _BETAS[1])
-        size = (second / (1 - _BETAS[1] ** step)).sqrt_().add_(_EPSILON)
-        weight.addcdiv_(first, size, value=-rate / (1 - _BETAS[0] ** step))
+        size = (second * correction).sqrt_().add_(_EPSILON)
+        weight.sub_(first / size * rate)
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every tensor of the state under its name."""
         for part in ("weights", "first", "second", "average"):
             yield from ((f"{part}.{name}", tensor) for name, tensor in getattr(self, part).items())
-
-
-def _gradient(weight: Tensor) -> Tensor:
-    assert weight.grad is not None
-    return weight.grad
 
 
 def _real(tensor: Tensor | None) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,13 +13,14 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from spectralmc.device import complex_of
+from spectralmc.device import choose, complex_of, place
 from spectralmc.draws import Draws
 from spectralmc.functionals import Functional, expected_outcome
 from spectralmc.processes import Scheme, TimeGrid, batch_size, scheme_of, with_fields
 from spectralmc.stepping import ConditionalOutcome, Gatherer, Outcome, Track, reach
 from spectralmc.validation import Number, count, real
 
+_BUDGETS = {"cpu": 1 << 25, "cuda": 1 << 30}  # bytes
 _ARRAYS_ALIVE = 44  # tensors of 8 bytes an entry alive at once while a chunk is stepped (counters, words, normals, state), measured
 
 
@@ -85,20 +87,20 @@ class Paths:
 @overload
 def simulate(
     process: Any, grid: TimeGrid, draws: Draws, paths: int, functional: None = None, *, carry: Number = ...,
-    scheme: str | None = ..., dtype: torch.dtype = ..., memory: int = ..., first_set: int = ...,
-    conditional: bool = ..., control: bool = ...,
+    scheme: str | None = ..., dtype: torch.dtype = ..., memory: int | None = ..., first_set: int = ...,
+    conditional: bool = ..., control: bool = ..., device: str = ...,
 ) -> Paths: ...  # fmt: skip
 @overload
 def simulate(
     process: Any, grid: TimeGrid, draws: Draws, paths: int, functional: Functional, *, carry: Number = ...,
-    scheme: str | None = ..., dtype: torch.dtype = ..., memory: int = ..., first_set: int = ...,
-    conditional: bool = ..., control: bool = ...,
+    scheme: str | None = ..., dtype: torch.dtype = ..., memory: int | None = ..., first_set: int = ...,
+    conditional: bool = ..., control: bool = ..., device: str = ...,
 ) -> Sample: ...  # fmt: skip
 @overload
 def simulate(
     process: Any, grid: TimeGrid, draws: Draws, paths: int, functional: tuple[Functional, ...], *, carry: Number = ...,
-    scheme: str | None = ..., dtype: torch.dtype = ..., memory: int = ..., first_set: int = ...,
-    conditional: bool = ..., control: bool = ...,
+    scheme: str | None = ..., dtype: torch.dtype = ..., memory: int | None = ..., first_set: int = ...,
+    conditional: bool = ..., control: bool = ..., device: str = ...,
 ) -> tuple[Sample, ...]: ...  # fmt: skip
 def simulate(
     process: Any,
@@ -110,10 +112,11 @@ def simulate(
     carry: Number = 0.0,
     scheme: str | None = None,
     dtype: torch.dtype = torch.float64,
-    memory: int = 1 << 25,
+    memory: int | None = None,
     first_set: int = 0,
     conditional: bool = False,
     control: bool = False,
+    device: str = "cpu",
 ) -> Paths | Sample | tuple[Sample, ...]:
     """Simulate ``paths`` paths for every parameter set and reduce each to its outcome while stepping.
 
@@ -128,7 +131,8 @@ def simulate(
     scheme
         name of a scheme of the process; its first one if None.
     memory
-        bytes the working arrays may take; the result does not depend on it, to the bit.
+        bytes the working arrays may take; the result does not depend on it, to the bit.  None: 32 MiB on the CPU, which keeps to its
+        caches, 1 GiB on a GPU.  Where a GPU has less to give, chunks are halved.
     first_set
         number of the first parameter set in the address of its draws.
     conditional
@@ -136,6 +140,8 @@ def simulate(
         Monte Carlo; Willard 1997).  Needs a scheme with an increment and a functional linear in Y.
     control
         attach the control of the functional under the control of the process, driven by the same normals, whose law is known.
+    device
+        ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one; the sample stays there.  The numbers are the same within rounding.
 
     Raises
     ------
@@ -150,10 +156,11 @@ def simulate(
     >>> sample.log_outcome.shape
     torch.Size([1, 1024])
     """
-    run = _Run.of(process, grid, draws, paths, carry, scheme, dtype, first_set, conditional, control)
-    if functional is None:
-        return run.stored(memory)
-    samples = run.samples(functional if isinstance(functional, tuple) else (functional,), memory, range(run.paths))
+    run = _Run.of(process, grid, draws, paths, carry, scheme, dtype, first_set, conditional, control, choose(device))
+    with place(run.device):
+        if functional is None:
+            return run.stored(run.budget(memory))
+        samples = run.samples(functional if isinstance(functional, tuple) else (functional,), run.budget(memory), range(run.paths))
     return samples if isinstance(functional, tuple) else samples[0]
 
 
@@ -167,10 +174,11 @@ def sample_blocks(
     carry: Number = 0.0,
     scheme: str | None = None,
     dtype: torch.dtype = torch.float64,
-    memory: int = 1 << 25,
+    memory: int | None = None,
     first_set: int = 0,
     conditional: bool = False,
     control: bool = False,
+    device: str = "cpu",
 ) -> Iterator[Sample]:
     """Simulate as `simulate`, but hand out the paths block by block: the memory taken does not grow with their number.
 
@@ -189,8 +197,8 @@ def sample_blocks(
     >>> sum(block.log_outcome.shape[1] for block in blocks)
     4096
     """
-    run = _Run.of(process, grid, draws, paths, carry, scheme, dtype, first_set, conditional, control)
-    return (run.samples((functional,), memory, window)[0] for window in run.windows(memory))
+    run = _Run.of(process, grid, draws, paths, carry, scheme, dtype, first_set, conditional, control, choose(device))
+    return (run.block(functional, run.budget(memory), window) for window in run.windows(run.budget(memory)))
 
 
 def control_of(process: Any, functional: Any) -> tuple[Any, Any] | None:
@@ -236,6 +244,7 @@ class _Run:
     first_set: int
     conditional: bool
     control: bool
+    device: torch.device
 
     @classmethod
     def of(
@@ -243,7 +252,23 @@ class _Run:
     ) -> _Run:
         complex_of(dtype)  # float32 or float64, or a refusal
         draws.runs(count("paths", paths))  # refuses what cannot be divided
-        return cls(process, grid, draws, paths, scheme_of(process, scheme), real("carry", carry, unit="1/year"), dtype, *rest)
+        scheme_found, b = scheme_of(process, scheme), real("carry", carry, unit="1/year")
+        device = rest[-1]
+        if device.type != "cpu":
+            process, b = with_fields(process, lambda value: value.to(device)), b.to(device)
+            grid = replace(grid, maturity=real("maturity", grid.maturity).to(device))
+        return cls(process, grid, draws, paths, scheme_found, b, dtype, *rest)
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    def budget(self, memory: int | None) -> int:
+        return _BUDGETS[self.device.type] if memory is None else count("memory", memory)
+
+    def block(self, functional: Functional, memory: int, window: range) -> Sample:
+        with place(self.device):
+            return self.samples((functional,), memory, window)[0]
 
     @cached_property
     def control_process(self) -> Any:
@@ -264,7 +289,7 @@ class _Run:
     def chunks(self, memory: int, window: range, stored: int = 1) -> Iterator[range]:
         """Cut the paths of a window into runs of a power of two that fit the budget."""
         arrays = _ARRAYS_ALIVE + stored + (8 * self.steps * self.factors if self.draws.sampling == "sobol" else 0)
-        affordable = count("memory", memory) // (8 * arrays * self.sets)
+        affordable = memory // (8 * arrays * self.sets)
         if affordable < 1:
             raise ValueError(f"memory must hold one path of every parameter set, {8 * arrays * self.sets} bytes here; got {memory}")
         size = 1 << (affordable.bit_length() - 1)
@@ -273,7 +298,7 @@ class _Run:
     def windows(self, memory: int) -> Iterator[range]:
         """Cut the paths into blocks of whole runs, whose outcomes fit the budget."""
         run, each = self.paths // (self.draws.runs(self.paths) or self.paths), 64 * self.sets
-        affordable = count("memory", memory) // (each * run)
+        affordable = memory // (each * run)
         if affordable < 1:
             needed = f"one randomization of every parameter set, {each * run} bytes here"
             raise ValueError(f"memory must hold {needed}; got {memory}: take more randomizations")
@@ -316,7 +341,7 @@ class _Run:
             self.refuse_impossible(part)
         outcomes: list[dict[str, Tensor]] = [{} for _ in parts + controls]
         for chunk in self.chunks(memory, window, 2 * len(outcomes)):
-            for whole, found in zip(outcomes, self.gathered(parts + controls, chunk), strict=True):
+            for whole, found in zip(outcomes, self.fitted(parts + controls, chunk), strict=True):
                 for name, value in found.items():
                     if name not in whole:
                         whole[name] = torch.empty(self.sets, len(window), dtype=self.dtype)
@@ -326,8 +351,38 @@ class _Run:
         pairs = itertools.chain(known, itertools.repeat((None, None)))
         return tuple(self.sample(f, found, runs, *pair) for f, found, pair in zip(functionals, outcomes, pairs, strict=False))
 
+    def fitted(self, parts: list[_Part], chunk: range) -> list[dict[str, Tensor]]:
+        """Return what `gathered` does, in halves where the GPU has not the memory for the whole."""
+        try:
+            return self.gathered(parts, chunk)
+        except torch.cuda.OutOfMemoryError:
+            if len(chunk) == 1:
+                raise
+        torch.cuda.empty_cache()
+        half = len(chunk) // 2
+        warnings.warn("out of GPU memory: fewer paths are simulated at once", RuntimeWarning, stacklevel=2)  # one text: said once
+        halves = [self.fitted(parts, part) for part in (chunk[:half], chunk[half:])]
+        return [{name: torch.cat([first[name], second[name]], -1) for name in first} for first, second in zip(*halves, strict=True)]
+
+    def fused(self, parts: list[_Part], chunk: range) -> list[dict[str, Tensor]] | None:
+        """Return what `gathered` does from one launch, if there is a kernel."""
+        if not self.on_gpu:
+            return None
+        from spectralmc import fused
+
+        functionals = [part.functional for part in parts if part.process is self.process]
+        controls = [part for part in parts if part.process is not self.process]
+        place = (self.dtype, self.sets, self.first_set, self.device)
+        if not fused.has_kernel(self.process, self.scheme.name, functionals, self.grid, self.draws, self.conditional, bool(controls)):
+            return None
+        if not self.conditional:
+            return fused.outcomes(self.process, self.grid, self.draws, chunk, functionals, self.carry, *place)
+        return fused.terminal(self.process, self.grid, self.draws, chunk, self.paths, self.carry, *place, control=bool(controls))
+
     def gathered(self, parts: list[_Part], chunk: range) -> list[dict[str, Tensor]]:
         """Step every process once over a chunk, all on the same normals, and return what each functional made of it."""
+        if (found := self.fused(parts, chunk)) is not None:
+            return found
         zeros, substeps = self.zeros(chunk), self.grid.substeps
         drift = (self.carry[..., None] * self.grid.step_times()).to(self.dtype).reshape(-1, self.steps).unbind(-1)
         tracks: dict[tuple[int, str], Track] = {}

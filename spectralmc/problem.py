@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -69,8 +69,9 @@ class Pilot:
 
     def __call__(self, features: Tensor) -> Standard:
         """Return the fitted reference at features (B, P)."""
-        values = quadratic((features - self.centre) / self.spread) @ self.coefficients
-        location, log_scale, log_forward, mass = torch.minimum(torch.maximum(values, self.low), self.high).unbind(-1)
+        centre, spread, coefficients, low, high = (getattr(self, f.name).to(features) for f in fields(self))
+        values = quadratic((features - centre) / spread) @ coefficients
+        location, log_scale, log_forward, mass = torch.minimum(torch.maximum(values, low), high).unbind(-1)
         return Standard(location, torch.exp(log_scale), torch.exp(log_forward), mass)
 
 

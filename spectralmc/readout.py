@@ -34,17 +34,18 @@ def refitted(network: nn.Module, inputs: Tensor, labels: Tensor, error: Callable
 
 
 def _normal_equations(network: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    gram, moment = 0.0, 0.0
+    sums: list[Tensor] = []
     for x, y in zip(inputs.split(_ROWS), labels.split(_ROWS), strict=True):
         design = _columns(network.hidden(x))  # type: ignore[operator]
-        target = torch.cat([y.real, y.imag], 1).double().numpy()
-        gram, moment = gram + design.T @ design, moment + design.T @ target
-    return np.asarray(gram), np.asarray(moment)
+        found = design.T @ design, design.T @ torch.cat([y.real, y.imag], 1).double()
+        sums = [total + one for total, one in zip(sums, found, strict=True)] if sums else list(found)
+    gram, moment = (total.cpu().numpy() for total in sums)
+    return gram, moment
 
 
-def _columns(hidden: Tensor) -> np.ndarray:
+def _columns(hidden: Tensor) -> Tensor:
     parts = [hidden.real, hidden.imag] if hidden.is_complex() else [hidden]
-    return torch.cat([*parts, torch.ones_like(parts[0][:, :1])], 1).double().numpy()
+    return torch.cat([*parts, torch.ones_like(parts[0][:, :1])], 1).double()
 
 
 def _write(readout: nn.Module, solution: np.ndarray) -> None:

@@ -27,6 +27,7 @@ class Ring:
     features: int
     size: int
     dtype: torch.dtype
+    device: torch.device = torch.device("cpu")  # noqa: RUF009
     inputs: Tensor = field(init=False)
     labels: Tensor = field(init=False)
     blocks: int = 0
@@ -35,8 +36,8 @@ class Ring:
         each = (self.features + 2 * self.size) * self.dtype.itemsize
         most = max(min(_SETS, _MEMORY // each) // self.block, 1) * self.block
         capacity = min(most, -(-self.total // self.block) * self.block)
-        self.inputs = torch.empty(capacity, self.features, dtype=self.dtype)
-        self.labels = torch.empty(capacity, self.size, dtype=self.dtype.to_complex())
+        self.inputs = torch.empty(capacity, self.features, dtype=self.dtype, device=self.device)
+        self.labels = torch.empty(capacity, self.size, dtype=self.dtype.to_complex(), device=self.device)
 
     @property
     def filled(self) -> int:

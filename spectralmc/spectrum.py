@@ -324,6 +324,13 @@ def mean_contributions(sample: SampleLike, grid: FrequencyGrid, location: Tensor
 
 def _mean_powers(x: Tensor, variance: Tensor | None, weight: Tensor | None, m: Tensor, s: Tensor, grid: FrequencyGrid) -> Tensor:
     """Mean over paths of w·z_k, z_k = e^{ikθ − k²a}, by z_{k+1} = z_k q_k and q_{k+1} = q_k e^{−2a}: (B, N) → (B, K)."""
+    if x.is_cuda:
+        from spectralmc.cuda import phase_sums
+
+        place = {"location": m[:, 0].to(x.dtype), "scale": (1 / s[:, 0]).to(x.dtype), "variance": variance, "weight": weight}
+        sums = phase_sums(x, 0.5 / grid.half_width, grid.size, **place)
+        share = x.shape[1] if weight is None else weight.double().sum(1)[:, None]
+        return torch.complex(sums[..., 0], sums[..., 1]) / share
     first = math.pi / grid.half_width
     angle = ((x - m) * (first / s)).float()
     decay = torch.zeros_like(angle[:, :1]) if variance is None else (variance * (first / s) ** 2 / 2).float()

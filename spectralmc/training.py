@@ -33,9 +33,10 @@ from tqdm import TqdmWarning
 
 from spectralmc import checkpoint as checkpoints
 from spectralmc.calibration import calibrated, design
-from spectralmc.device import complex_of
+from spectralmc.device import choose, complex_of, device_name, place
 from spectralmc.draws import Draws
 from spectralmc.functionals import Functional
+from spectralmc.graphs import GraphedSteps
 from spectralmc.interrupts import Interrupts
 from spectralmc.labels import Labeller
 from spectralmc.nn import NETWORKS
@@ -54,8 +55,7 @@ with warnings.catch_warnings():  # without ipywidgets, tqdm.auto warns in a note
     from tqdm.auto import tqdm
 
 _EVERY = 32  # steps between two blocks of fresh parameter sets
-_LOOK = 100  # steps between two looks at the held-out error
-_BATCH = 512
+_LOOK, _LOOKS = 100, 1000  # steps between two looks at the held-out error, at least, and how many looks there are at most
 _HELD_OUT, _HELD_OUT_PATHS = 256, 8  # held-out sets, and how many times more paths each gets
 _DESIGN, _LABELS, _VALIDATION, _BATCHES = 1, 2, 3, 4  # streams of the seed
 _CALIBRATION_SHARE = 0.2  # paths of the labels that the error bars are calibrated on, as a share of those learned from
@@ -88,6 +88,8 @@ class Recipe:
         orthogonalised momentum (Muon) on the hidden matrices; otherwise Adam on everything.
     fresh
         new parameter sets a step, in blocks of thirty-two steps.
+    batch
+        labels of one step.
     """
 
     paths: int = 512
@@ -99,6 +101,7 @@ class Recipe:
     network: Literal["complex", "real"] = "complex"
     muon: bool = True
     fresh: int = 8
+    batch: int = 512
 
     def __post_init__(self) -> None:
         if count("paths", self.paths, 2) & (self.paths - 1):
@@ -108,6 +111,7 @@ class Recipe:
         real("learning_rate", self.learning_rate, "positive")
         one_of("network", self.network, tuple(NETWORKS))
         count("fresh", self.fresh)
+        count("batch", self.batch)
 
 
 class Row(NamedTuple):
@@ -157,6 +161,7 @@ def train(
     grid: FrequencyGrid | None = None,
     recipe: Recipe | None = None,
     dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
     patience: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -169,7 +174,8 @@ def train(
     Parameters
     ----------
     budget, steps
-        process seconds, turned into steps once by timing a few; or the number of steps.  One of them.
+        seconds (of the process on a CPU, of the clock on a GPU), turned into steps once by timing a few; or the number of steps.  One
+        of them.
     seed
         of parameter sets, draws, batches and initial weights.
     time_steps, substeps
@@ -178,6 +184,9 @@ def train(
         frequencies of the standardised outcome.
     dtype
         of simulation and network while learning: float32 or float64.
+    device
+        ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one: where paths, labels and network live while learning.  The surrogate is
+        on the CPU.
     patience
         looks (one every hundred steps) without a better held-out error after which the steps end; None: never.
     checkpoint, resume
@@ -208,7 +217,9 @@ def train(
     if (budget is None) == (steps is None):
         raise ValueError(f"give either budget (process seconds) or steps; got budget={budget}, steps={steps}")
     complex_of(dtype)  # float32 or float64, or a refusal
-    started = time.process_time()
+    place_of = choose(device)
+    clock = _clock(place_of)
+    started = clock()
     seconds = None if budget is None else float(real("budget", budget, "positive", "seconds"))
     problem = Problem(space, functional, count("time_steps", time_steps), grid or FrequencyGrid(), count("substeps", substeps))
     file = None if checkpoint is None else (Path(checkpoint), float(real("checkpoint_seconds", checkpoint_seconds, "non-negative")))
@@ -217,7 +228,7 @@ def train(
         steps = int(stored[0]["configuration"]["steps"])
     whole = 1 if steps is None else count("steps", steps)
     patience = None if patience is None else count("patience", patience)
-    trainer = Trainer(posed(problem, count("seed", seed, 0)), recipe or Recipe(), seed, whole, dtype, patience)
+    trainer = Trainer(posed(problem, count("seed", seed, 0)), recipe or Recipe(), seed, whole, dtype, patience, place_of)
     if steps is None:
         assert seconds is not None
         trainer = replace(trainer, steps=trainer.affordable(seconds, started))
@@ -248,6 +259,7 @@ class Trainer:
     steps: int
     dtype: torch.dtype = torch.float32
     patience: int | None = None
+    device: torch.device = torch.device("cpu")  # noqa: RUF009
     history: list[Row] = field(default_factory=list, init=False)
     step: int = field(default=0, init=False)
     best: tuple[float, dict[str, Tensor]] | None = field(default=None, init=False)
@@ -257,16 +269,20 @@ class Trainer:
         design = problem.features(problem.space.sample(1024, self.seed, _DESIGN))
         self.centre, self.spread = design.mean(0), design.std(0).clamp(min=1e-12)
         self.base = torch.exp(-(problem.grid.frequency**2) / 2) * recipe.gaussian_base
+        self.moved = [x.to(self.device) for x in (self.centre, self.spread, self.base)]
         make: Any = NETWORKS[recipe.network]
         complex_dtype = self.dtype.to_complex()
-        self.network: Any = make(design.shape[1], problem.size, recipe.width, recipe.depth, self.seed, dtype=complex_dtype)
+        self.network: Any = make(design.shape[1], problem.size, recipe.width, recipe.depth, self.seed, dtype=complex_dtype).to(self.device)
         hidden = tuple(f"inner.{i}.weight" for i in range(1, recipe.depth + 1)) if recipe.muon else ()
         self.optimizer = Optimizer(self.network, hidden, recipe.learning_rate)
-        self.ring = Ring(_EVERY * recipe.fresh, self.steps * recipe.fresh, design.shape[1], problem.size, self.dtype)
-        self.labeller = Labeller(problem, self.seed, recipe.low_noise, self.dtype)
+        self.ring = Ring(_EVERY * recipe.fresh, self.steps * recipe.fresh, design.shape[1], problem.size, self.dtype, self.device)
+        self.labeller = Labeller(problem, self.seed, recipe.low_noise, self.dtype, self.device)
         self.batches = Draws(self.seed, stream=_BATCHES)
         self.rows: Tensor | None = None
-        self.began = time.process_time()
+        self.look_every = max(_LOOK, self.steps // _LOOKS)
+        self.clock = _clock(self.device)
+        self.graph: GraphedSteps | None = None
+        self.began = self.clock()
 
     def fit(
         self, progress: bool = False, watch: Callable[[Progress], None] | None = None, file: tuple[Path, float] | None = None
@@ -289,11 +305,12 @@ class Trainer:
     def _fit(self, bar: Any, watch: Callable[[Progress], None] | None, file: tuple[Path, float] | None, asked: Interrupts) -> Stopped:
         saved = time.monotonic()
         while self.step < self.steps:
-            loss = self.advance()
+            before = self.step
+            loss = self.advance() if self.device.type == "cpu" else self.leap()
             if not math.isfinite(loss):
                 return self._diverged(loss)
-            bar.update()
-            if self.step % _LOOK == 0 or self.step == self.steps:
+            bar.update(self.step - before)
+            if self.step % self.look_every == 0 or self.step == self.steps:
                 self.look(loss)
                 bar.set_postfix(loss=f"{loss:.2e}", held_out=f"{self.history[-1].held_out:.2e}")
                 if watch:
@@ -309,38 +326,64 @@ class Trainer:
 
     def advance(self) -> float:
         """Take one step, unless the loss of its batch is no number; return that loss."""
+        rows = self.draw()[self.step % _EVERY]
+        loss = loss_of(self.network(self.ring.inputs[rows]), self.ring.labels[rows])
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            return value
+        gradients = torch.autograd.grad(loss, list(self.optimizer.weights.values()))
+        rates = self.optimizer.rates(self.step + 1, self.steps)
+        self.optimizer.move(gradients, torch.tensor(rates, dtype=self.dtype))
+        self.step += 1
+        return value
+
+    def draw(self) -> Tensor:
+        """Return the batches up to the next block, as rows of the ring, (steps, batch); put that block in first where it is due."""
         if self.step % _EVERY == 0 and self.ring.blocks == self.step // _EVERY:
             self.ring.put(*self.fresh(self.step // _EVERY))
             self.rows = None
         if self.rows is None:
-            self.rows = self.ring.batches(self.batches, _EVERY, _BATCH)
-        rows = self.rows[self.step % _EVERY]
-        loss = _loss(self.network(self.ring.inputs[rows]), self.ring.labels[rows])
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            return value
-        self.network.zero_grad()
-        loss.backward()
-        self.optimizer.step(self.step + 1, self.steps)
-        self.step += 1
-        return value
+            with place(self.device):
+                self.rows = self.ring.batches(self.batches, _EVERY, self.recipe.batch)
+        return self.rows
+
+    def leap(self) -> float:
+        """Take the steps up to the next block or look as replays of a graph; return the loss of the last one."""
+        rows, first = self.draw(), self.step % _EVERY
+        number = min(_EVERY - first, self.look_every - self.step % self.look_every, self.steps - self.step)
+        self.graph = self.graph or GraphedSteps(self)
+        rates = [self.optimizer.rates(self.step + 1 + i, self.steps) for i in range(number)]
+        losses = self.graph.run(rows[first : first + number], torch.tensor(rates, dtype=self.dtype))
+        if self.step + number < self.steps and (self.step + number) % _EVERY == 0:
+            self.graph.prefetch(self, (self.step + number) // _EVERY)
+        values = losses.tolist()  # waits for the steps
+        self.step += number
+        return next((value for value in values if not math.isfinite(value)), values[-1])
 
     def fresh(self, block: int) -> tuple[Tensor, Tensor]:
         """Return inputs and labels of the parameter sets of one block."""
+        if self.graph and (ready := self.graph.ready(block)):
+            return ready
+        return self.simulated(block)
+
+    def simulated(self, block: int) -> tuple[Tensor, Tensor]:
+        """Simulate the labels of one block."""
         first, sets = block * self.ring.block, self.ring.block
-        points = self.problem.space.sample(range(first, first + sets), self.seed, _LABELS)
-        labels = self.labeller(points, self.recipe.paths, _LABELS, first)
-        targets = self.problem.targets(labels, self.problem.standard(points), self.base)
-        return self.inputs(points), targets.to(self.ring.labels.dtype)
+        with place(self.device):
+            points = self.problem.space.sample(range(first, first + sets), self.seed, _LABELS)
+            labels = self.labeller(points, self.recipe.paths, _LABELS, first)
+            targets = self.problem.targets(labels, self.problem.standard(points), self.moved[2])
+            return self.inputs(points), targets.to(self.ring.labels.dtype)
 
     def inputs(self, points: dict[str, Tensor]) -> Tensor:
         """Return the features as the network takes them, (B, P)."""
-        return ((self.problem.features(points) - self.centre) / self.spread).to(self.dtype)
+        centre, spread, _ = self.moved
+        return ((self.problem.features(points) - centre) / spread).to(self.dtype)
 
     def look(self, loss: float) -> None:
         """Write one row of history, and keep the averaged weights if none were better on held-out labels."""
         error = self.held_out.error(self.averaged())
-        self.history.append(Row(self.step, time.process_time() - self.began, loss, error))
+        self.history.append(Row(self.step, self.clock() - self.began, loss, error))
         if math.isfinite(error) and (self.best is None or error < self.best[0]):
             self.best = error, {name: tensor.clone() for name, tensor in self.optimizer.average.items()}
 
@@ -365,27 +408,28 @@ class Trainer:
     def held_out(self) -> HeldOut:
         """The held-out points, which choose between states of the network and ridges."""
         problem, paths = self.problem, _HELD_OUT_PATHS * self.recipe.paths
-        points = problem.space.sample(_HELD_OUT, self.seed, _VALIDATION)
-        labels = Labeller(problem, self.seed, self.recipe.low_noise)(points, paths, _VALIDATION, 0)
-        return HeldOut.of(problem, problem.standard(points), self.inputs(points), labels, self.base)
+        with place(self.device):
+            points = problem.space.sample(_HELD_OUT, self.seed, _VALIDATION)
+            labels = Labeller(problem, self.seed, self.recipe.low_noise, device=self.device)(points, paths, _VALIDATION, 0)
+            return HeldOut.of(problem, problem.standard(points), self.inputs(points), labels, self.moved[2])
 
     def affordable(self, budget: float, started: float) -> int:
         """Return how many steps the budget pays for, by timing some on a copy."""
         probe = replace(self, steps=_EVERY * _PROBE)
-        before = time.process_time()
-        probe.fresh(0)
-        label = (time.process_time() - before) / (probe.ring.block * self.recipe.paths)  # seconds a path, first calls included
+        before = self.clock()
+        probe.simulated(0)
+        label = (self.clock() - before) / (probe.ring.block * self.recipe.paths)  # seconds a path, first calls included
         with Interrupts() as interrupts:
-            for _ in range(probe.steps):
+            while probe.step < probe.steps:
                 if probe.step == _EVERY:
-                    before = time.process_time()  # first calls are slow: not timed
-                probe.advance()
+                    before = self.clock()  # first calls are slow: not timed
+                probe.advance() if self.device.type == "cpu" else probe.leap()
                 if interrupts.asked:
                     raise KeyboardInterrupt  # the copy learned it: nothing to keep
-        each = (time.process_time() - before) / (probe.steps - _EVERY)
+        each = (self.clock() - before) / (probe.steps - _EVERY)
         each += label * _CALIBRATION_SHARE * self.recipe.fresh * self.recipe.paths
         fixed = label * _HELD_OUT * _HELD_OUT_PATHS * self.recipe.paths + 0.5
-        left = 0.96 * budget - fixed - (time.process_time() - started)
+        left = 0.96 * budget - fixed - (self.clock() - started)
         return max(int(left / each), _EVERY)
 
     def finish(self, stopped: Stopped = "finished") -> Surrogate:
@@ -398,16 +442,16 @@ class Trainer:
         surrogate = self.packed(network)
         total = self.step * self.recipe.fresh * self.recipe.paths
         sets, paths = design(int(_CALIBRATION_SHARE * total), 4 * self.recipe.paths)
-        found = calibrated(surrogate, Labeller(self.problem, self.seed, self.recipe.low_noise), sets, paths)
+        found = calibrated(surrogate, Labeller(self.problem, self.seed, self.recipe.low_noise, device=self.device), sets, paths)
         record = {
             "seed": self.seed,
             "steps": self.step,
             "stopped": stopped,
             "parameter_sets": self.ring.blocks * self.ring.block,
             "paths": self.ring.blocks * self.ring.block * self.recipe.paths,
-            "process_seconds": round(time.process_time() - self.began, 1),
+            "process_seconds": round(self.clock() - self.began, 1),
             "trained": datetime.date.today().isoformat(),
-            "device": "cpu",
+            "device": device_name(self.device),
             "recipe": vars(self.recipe),
             "ridge": ridge,
             "loss": self.history[-1].loss if self.history else None,
@@ -425,13 +469,13 @@ class Trainer:
 
     def packed(self, network: Any) -> Surrogate:
         """Return a surrogate of this network, in double precision and without an error bar."""
-        double = network.astype(torch.complex128).requires_grad_(False)
+        double = network.cpu().astype(torch.complex128).requires_grad_(False)
         return Surrogate(self.problem, double, self.centre, self.spread, self.recipe.gaussian_base, math.nan)
 
     def configuration(self) -> dict[str, Any]:
         """Return what must agree between a run and its checkpoint, as plain data."""
         run = {"steps": self.steps, "seed": self.seed, "dtype": str(self.dtype), "patience": self.patience, "recipe": vars(self.recipe)}
-        machine = {"threads": torch.get_num_threads(), "torch": torch.__version__}
+        machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "device": device_name(self.device)}
         plain: dict[str, Any] = json.loads(json.dumps({**described(self.problem), **run, **machine}, default=repr))
         return plain
 
@@ -448,7 +492,7 @@ class Trainer:
             "blocks": self.ring.blocks,
             "best": self.best[0] if self.best else None,
             "history": [[row.step, row.seconds, row.loss, repr(row.held_out)] for row in self.history],
-            "seconds": time.process_time() - self.began,
+            "seconds": self.clock() - self.began,
         }
         checkpoints.write(path, {"configuration": self.configuration(), "state": state}, self.tensors())
 
@@ -466,7 +510,7 @@ class Trainer:
         if state["best"] is not None:
             self.best = state["best"], {name: torch.empty_like(tensor) for name, tensor in self.optimizer.average.items()}
         self.history[:] = [Row(step, seconds, loss, float(error)) for step, seconds, loss, error in state["history"]]
-        self.began = time.process_time() - state["seconds"]
+        self.began = self.clock() - state["seconds"]
         with torch.no_grad():
             checkpoints.restore(self.tensors(), tensors)
 
@@ -484,7 +528,7 @@ class HeldOut(NamedTuple):
     @classmethod
     def of(cls, problem: Problem, standard: Standard, inputs: Tensor, labels: Outputs, base: Tensor) -> HeldOut:
         """Prepare the comparison with these labels."""
-        series = put_series(problem.grid, standard.location, standard.scale, _STRIKES * standard.scale[:, None])
+        series = put_series(problem.grid, standard.location, standard.scale, _STRIKES.to(standard.scale) * standard.scale[:, None])
         held = cls(problem, standard, inputs, base, series, torch.empty(0))
         return held._replace(truth=held.prices(labels))
 
@@ -500,5 +544,11 @@ class HeldOut(NamedTuple):
         return float((self.prices(outputs) - self.truth).abs().mean())
 
 
-def _loss(values: Tensor, labels: Tensor) -> Tensor:
+def _clock(device: torch.device) -> Callable[[], float]:
+    """Return the clock of a budget: on a GPU the process mostly waits."""
+    return time.process_time if device.type == "cpu" else time.perf_counter
+
+
+def loss_of(values: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean over a batch of Σ|φ − label|²."""
     return torch.view_as_real(values - labels).square().sum(-1).mean()

@@ -1,0 +1,139 @@
+"""The GPU path: the kernels of ``kernels.cu``, compiled by CuPy when first used and launched on torch's current stream.
+
+Tensors are torch's throughout and reach a kernel by their address, so nothing is copied.  Simulation: `spectralmc.fused`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+OPTIONS = ("--std=c++17",)
+SPECTRUM_PATHS, SPECTRUM_RUN, SPECTRUM_THREADS = 1024, 8, 256
+NORM_CHANNELS, NORM_ROWS, NORM_BLOCK, NORM_STATE = 32, 8, 512, 15
+C_TYPE = {torch.float32: "float", torch.float64: "double", torch.complex64: "float", torch.complex128: "double"}
+
+
+def source() -> str:
+    """Return the kernels as CUDA C++."""
+    return (Path(__file__).parent / "kernels.cu").read_text(encoding="utf-8")
+
+
+@functools.cache
+def available() -> bool:
+    """Say whether CuPy is installed; a GPU is another question (`spectralmc.device.choose`)."""
+    try:
+        import cupy  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+@functools.cache
+def _kernel(expression: str, device: int) -> Any:
+    """Return the compiled kernel (CuPy keeps it on disk too)."""
+    import cupy
+
+    with cupy.cuda.Device(device):
+        return cupy.RawModule(code=source(), options=OPTIONS, name_expressions=[expression]).get_function(expression)
+
+
+@functools.lru_cache(maxsize=64)
+def _stream(address: int, device: int) -> Any:
+    import cupy
+
+    return cupy.cuda.ExternalStream(address, device)
+
+
+def launch(expression: str, grid: Sequence[int], block: Sequence[int], *arguments: Any) -> None:
+    """Run a kernel on torch's current stream; tensors pass by address, None as null, numbers typed by NumPy."""
+    device = next(a.device.index for a in arguments if isinstance(a, Tensor))
+    kernel = _kernel(expression, device)
+    with torch.cuda.device(device), _stream(torch.cuda.current_stream(device).cuda_stream, device):
+        kernel(tuple(grid), tuple(block), tuple(_address(a) for a in arguments))
+
+
+def _address(argument: Any) -> Any:
+    if argument is None:
+        return np.uint64(0)
+    if isinstance(argument, Tensor):
+        assert argument.is_contiguous()
+        return np.uint64(argument.data_ptr())
+    return argument
+
+
+# The empirical characteristic function -------------------------------------------------------------------------------------------------
+
+
+def phase_sums(
+    x: Tensor, turns: float, size: int, *, location: Tensor, scale: Tensor, variance: Tensor | None = None, weight: Tensor | None = None
+) -> Tensor:
+    """Return Σ_j w_j e^{iw_k z_j − w_k²s_j²/2} and Σ_j of the squared moduli for z = scale·(x − location), w_k = 2πk·turns, k = 1…K.
+
+    Shapes: x, variance s² of x and weight (B, N); location and scale (B,); result (B, K, 3) float64: real, imaginary, squared moduli (0
+    where every path is one phase).  Blocks of 1024 paths are summed in fixed order, in the dtype of x; their sum is in double precision.
+    """
+    sets, paths = x.shape
+    blocks = -(-paths // SPECTRUM_PATHS)
+    out = x.new_empty(sets, blocks, size, 3)
+    plain = variance is None and weight is None
+    threads = max(SPECTRUM_THREADS, 32 * -(-size // (32 * SPECTRUM_RUN)))
+    real = number_type(x.dtype)
+    launch(
+        f"spectrum<{C_TYPE[x.dtype]}, {str(plain).lower()}>", (blocks, sets), (threads,), x, variance, weight, location, scale, out,
+        np.uint32(paths), np.uint32(size), real(turns),
+    )  # fmt: skip
+    return out.sum(1, dtype=torch.float64)
+
+
+def number_type(dtype: torch.dtype) -> Callable[[float], Any]:
+    return np.float32 if C_TYPE[dtype] == "float" else np.float64
+
+
+# Covariance batch norm ------------------------------------------------------------------------------------------------------------------
+
+
+def norm_forward(z: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Return y, the statistics (C, 5) — mean and biased covariance rr, ii, ri — and what `norm_backward` needs, for complex z (B, C)."""
+    (rows, channels), kind = z.shape, C_TYPE[z.dtype]
+    real = z.real.dtype
+    tiles, tile = (-(-channels // NORM_CHANNELS), -(-rows // NORM_BLOCK)), (NORM_CHANNELS, NORM_ROWS)
+    partial = torch.empty(tiles[1], channels, 5, dtype=torch.float64, device=z.device)
+    statistics, transform = torch.empty(channels, 5, dtype=real, device=z.device), torch.empty(channels, 8, dtype=real, device=z.device)
+    state = torch.empty(channels, NORM_STATE, dtype=torch.float64, device=z.device)
+    y, size = torch.empty_like(z), (np.uint32(rows), np.uint32(channels))
+    launch(f"norm_moments<{kind}>", tiles, tile, z, partial, *size)
+    launch(
+        f"norm_forward<{kind}>", (-(-channels // 64),), (64,), z, partial, weight, bias, statistics, state, transform, *size,
+        np.uint32(tiles[1]), np.float64(eps), np.float64(torch.finfo(real).eps),
+    )  # fmt: skip
+    launch(f"norm_apply<{kind}>", tiles, tile, z, transform, y, *size)
+    return y, statistics, (state, transform)
+
+
+def norm_backward(
+    z: Tensor, gradient: Tensor, saved: tuple[Tensor, Tensor], weight: Tensor | None, wanted: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return the gradients of z, weight and bias, each None where not ``wanted``."""
+    (rows, channels), kind = z.shape, C_TYPE[z.dtype]
+    state, transform = saved
+    tiles, tile = (-(-channels // NORM_CHANNELS), -(-rows // NORM_BLOCK)), (NORM_CHANNELS, NORM_ROWS)
+    partial = torch.empty(tiles[1], channels, 6, dtype=torch.float64, device=z.device)
+    g_weight = transform.new_empty(channels, 3) if wanted[1] else None
+    g_bias = transform.new_empty(channels, 2) if wanted[2] else None
+    back, size = transform.new_empty(channels, 11), (np.uint32(rows), np.uint32(channels))
+    launch(f"norm_gradient_sums<{kind}>", tiles, tile, z, gradient, transform, partial, *size)
+    launch(
+        f"norm_backward<{kind}>", (-(-channels // 64),), (64,), partial, state, weight, g_weight, g_bias, back, *size, np.uint32(tiles[1])
+    )
+    if not wanted[0]:
+        return None, g_weight, g_bias
+    g_z = torch.empty_like(z)
+    launch(f"norm_gradient<{kind}>", tiles, tile, z, gradient, back, g_z, *size)
+    return g_z, g_weight, g_bias

@@ -163,8 +163,7 @@ def _prices(model: Surrogate, rows: Sequence[_Row]) -> tuple[Tensor, Tensor]:
         carry, log_moneyness, scale = column("carry", box["carry"][0]), column("log_moneyness"), torch.ones(len(rows), dtype=torch.float64)
     else:
         carry = column("rate") - column("dividend_yield")
-        model.distribution(parameters, maturity, carry)  # its box, before the forward is asked for
-        forward = column("spot") * model.problem.forward({**parameters, "maturity": maturity, "carry": carry})
+        forward = column("spot") * model.forward(parameters, maturity, carry)
         log_moneyness, scale = torch.log(column("strike") / forward), forward * torch.exp(-column("rate") * maturity)
     price = model.price(parameters, maturity, log_moneyness[:, None], rows[0].kind, carry)  # type: ignore[arg-type]
     return price.value[:, 0] * scale, price.error[:, 0] * scale

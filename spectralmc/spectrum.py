@@ -327,8 +327,8 @@ def _mean_powers(x: Tensor, variance: Tensor | None, weight: Tensor | None, m: T
     if x.is_cuda:
         from spectralmc.cuda import phase_sums
 
-        place = {"location": m[:, 0].to(x.dtype), "scale": (1 / s[:, 0]).to(x.dtype), "variance": variance, "weight": weight}
-        sums = phase_sums(x, 0.5 / grid.half_width, grid.size, **place)
+        centre, unit = m[:, 0].to(x.dtype), (1 / s[:, 0]).to(x.dtype)
+        sums = phase_sums(x, 0.5 / grid.half_width, grid.size, location=centre, scale=unit, variance=variance, weight=weight)
         share = x.shape[1] if weight is None else weight.double().sum(1)[:, None]
         return torch.complex(sums[..., 0], sums[..., 1]) / share
     first = math.pi / grid.half_width

@@ -36,7 +36,7 @@ from spectralmc.calibration import calibrated, design
 from spectralmc.device import choose, complex_of, device_name, place
 from spectralmc.draws import Draws
 from spectralmc.functionals import Functional
-from spectralmc.graphs import GraphedSteps
+from spectralmc.graphs import GraphedSteps, loss_of
 from spectralmc.interrupts import Interrupts
 from spectralmc.labels import Labeller
 from spectralmc.nn import NETWORKS
@@ -356,7 +356,7 @@ class Trainer:
         losses = self.graph.run(rows[first : first + number], torch.tensor(rates, dtype=self.dtype))
         if self.step + number < self.steps and (self.step + number) % _EVERY == 0:
             self.graph.prefetch(self, (self.step + number) // _EVERY)
-        values = losses.tolist()  # waits for the steps
+        values: list[float] = losses.tolist()  # waits for the steps
         self.step += number
         return next((value for value in values if not math.isfinite(value)), values[-1])
 
@@ -547,8 +547,3 @@ class HeldOut(NamedTuple):
 def _clock(device: torch.device) -> Callable[[], float]:
     """Return the clock of a budget: on a GPU the process mostly waits."""
     return time.process_time if device.type == "cpu" else time.perf_counter
-
-
-def loss_of(values: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean over a batch of Σ|φ − label|²."""
-    return torch.view_as_real(values - labels).square().sum(-1).mean()

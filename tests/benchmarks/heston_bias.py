@@ -11,6 +11,7 @@ Prices in basis points of the forward; box, strikes and standardisation as in th
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import time
 
@@ -42,7 +43,7 @@ class Chain:
         assert increment is not None
         self.increment = increment
         self.switches = scheme == "quadratic_exponential"
-        v0, kappa, theta, xi, rho = (float(value) for value in vars(process).values())
+        v0, kappa, theta, xi, _ = (float(value) for value in vars(process).values())
         self.v0 = v0
         e = math.exp(-kappa * self.dt)
         self.mean = theta * (1 - e), e
@@ -53,7 +54,7 @@ class Chain:
         width = xi * math.sqrt(self.dt) / 2  # of one step in √v: a wider mesh would be unstable
         ends = [low, cut, high] if low < cut < high else [low, high]
         self.pieces = []  # (start, mesh, nodes)
-        for left, right in zip(ends, ends[1:], strict=False):
+        for left, right in itertools.pairwise(ends):
             nodes = max(math.ceil(64 * (right - left) / (high - low)), math.ceil((right - left) / width), 12)
             self.pieces.append((left, (right - left) / (nodes - 1), nodes))
         roots = [start + mesh * torch.arange(nodes, dtype=torch.float64) for start, mesh, nodes in self.pieces]

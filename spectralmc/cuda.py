@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 OPTIONS = ("--std=c++17",)
-SPECTRUM_PATHS, SPECTRUM_RUN, SPECTRUM_THREADS = 1024, 8, 256
+SPECTRUM_PATHS, SPECTRUM_RUN, SPECTRUM_THREADS = 1024, 16, 256
 NORM_CHANNELS, NORM_ROWS, NORM_BLOCK, NORM_STATE = 32, 8, 512, 15
 C_TYPE = {torch.float32: "float", torch.float64: "double", torch.complex64: "float", torch.complex128: "double"}
 
@@ -83,10 +83,12 @@ def phase_sums(
     blocks = -(-paths // SPECTRUM_PATHS)
     out = x.new_empty(sets, blocks, size, 3)
     plain = variance is None and weight is None
-    threads = max(SPECTRUM_THREADS, 32 * -(-size // (32 * SPECTRUM_RUN)))
+    most = SPECTRUM_THREADS * SPECTRUM_RUN // 2
+    if size > most:
+        raise ValueError(f"size must be at most {most} frequencies on a GPU; got {size}")
     real = number_type(x.dtype)
     launch(
-        f"spectrum<{C_TYPE[x.dtype]}, {str(plain).lower()}>", (blocks, sets), (threads,), x, variance, weight, location, scale, out,
+        f"spectrum<{C_TYPE[x.dtype]}, {str(plain).lower()}>", (blocks, sets), (SPECTRUM_THREADS,), x, variance, weight, location, scale, out,
         np.uint32(paths), np.uint32(size), real(turns),
     )  # fmt: skip
     return out.sum(1, dtype=torch.float64)

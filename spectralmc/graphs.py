@@ -30,7 +30,7 @@ class GraphedSteps:
                 self._step(trainer)
         torch.cuda.current_stream(self.device).wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        with torch.cuda.graph(self.graph, stream=side):  # the stream on which autograd has seen the weights
             self._step(trainer)
         with torch.no_grad():
             for name, tensor in trainer.optimizer.state():

@@ -341,13 +341,13 @@ __global__ void words(u32 *out, Run run, u32 block) {
 // Sums of weight · e^{iw_k x − w_k² v/2} over blocks of consecutive paths, w_k = kw₁, k = 1…K, for outcomes x = scale·(given − location)
 // with conditional variances v and weights, each (sets, paths) or null.  out is (sets, blocks, K, 3): real and imaginary part of the sum,
 // and the sum of squared moduli where a path is more than a phase.  A thread turns from one of RUN frequencies to the next.
-enum { SPECTRUM_PATHS = 1024, SPECTRUM_TILE = 256, SPECTRUM_RUN = 8, SPECTRUM_THREADS = 256 };
+enum { SPECTRUM_PATHS = 1024, SPECTRUM_TILE = 256, SPECTRUM_RUN = 16, SPECTRUM_THREADS = 256 };
 
 template <class T, bool PLAIN>
 __global__ void spectrum(const T *x, const T *variance, const T *weight, const T *location, const T *scale, T *out, u32 paths, u32 size, T turns) {
-    const int RUN = SPECTRUM_RUN;
+    const int RUN = PLAIN ? SPECTRUM_RUN : SPECTRUM_RUN / 2;  // as many as registers allow
     __shared__ T angle[SPECTRUM_TILE], cosine[SPECTRUM_TILE], sine[SPECTRUM_TILE], spread[SPECTRUM_TILE], share[SPECTRUM_TILE];
-    __shared__ T sums[SPECTRUM_THREADS * RUN];
+    __shared__ T sums[SPECTRUM_THREADS * SPECTRUM_RUN];
     const u32 groups = (size + RUN - 1) / RUN, lanes = blockDim.x / groups, group = threadIdx.x % groups, lane = threadIdx.x / groups;
     const u32 set = blockIdx.y, first = blockIdx.x * SPECTRUM_PATHS, last = least(first + SPECTRUM_PATHS, paths);
     const T k0 = group * RUN + 1, centre = location[set], unit = scale[set];

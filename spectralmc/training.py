@@ -14,7 +14,6 @@ interrupted or not.
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
 import math
 import os
@@ -27,10 +26,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import TqdmWarning
 
+from spectralmc import __version__
 from spectralmc import checkpoint as checkpoints
 from spectralmc.calibration import calibrated, design
 from spectralmc.device import choose, complex_of, device_name, place
@@ -457,7 +458,7 @@ class Trainer:
             "loss": self.history[-1].loss if self.history else None,
             "held_out_mean_relative_error": found.mean,
             "validation_mean_relative_error": error,
-            "versions": {name: importlib.metadata.version(name) for name in ("spectralmc", "torch", "numpy")},
+            "versions": {"spectralmc": __version__, "torch": torch.__version__, "numpy": np.__version__},
         }
         return replace(surrogate, relative_error=found.percentile, bars=found.bars, record=record)
 

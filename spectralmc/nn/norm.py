@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from spectralmc.nn.activations import complex_input
 from spectralmc.validation import count
 
-_Map = tuple[Tensor, Tensor]  # p and q of x ↦ p x + q x̄
+_Matrix = tuple[Tensor, Tensor, Tensor, Tensor]  # its entries, row by row, of all channels
 
 
 class _BatchNorm(nn.Module):
@@ -99,7 +99,7 @@ class _BatchNorm(nn.Module):
         """Move the running statistics towards a batch's, or refuse a batch that would poison them."""
         if not self.training or self.running_mean is None or self.num_batches_tracked is None:
             return
-        finite = torch.isfinite(mean).all() & torch.isfinite(spread).all()
+        finite = torch.isfinite(spread).all()  # a mean that is not finite makes the spread so
         skip = torch.compiler.is_compiling()  # compiled code cannot raise: the batch leaves no trace but its output
         if not skip and not bool(finite):
             raise ValueError(
@@ -109,7 +109,7 @@ class _BatchNorm(nn.Module):
         self.num_batches_tracked.add_(1)
         share = self.momentum if self.momentum is not None else 1 / self.num_batches_tracked.to(mean.dtype)
         for held, new in ((self.running_mean, mean), (getattr(self, self._spread), spread)):
-            moved = held + share * (new - held)
+            moved = torch.lerp(held, new, share)
             held.copy_(torch.where(finite, moved, held) if skip else moved)
 
 
@@ -190,55 +190,61 @@ class CovarianceBatchNorm(_BatchNorm):
     _spread = "running_covariance"
     running_covariance: Tensor | None
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
     def forward(self, z: Tensor) -> Tensor:
         """Return the whitened signal."""
         z = self._checked(z).resolve_conj()
-        shape = (-1, *[1] * (z.ndim - 2))
         if not self.training and self.running_mean is not None and self.running_covariance is not None:
-            rr, ii, ri = self.running_covariance.unbind(-1)
-            p, q = _after(self.weight, _inverse_root(rr, ii, ri, self.eps))
-            centred = z - torch.view_as_complex(self.running_mean).reshape(shape)
-            y = centred * p.reshape(shape) + centred.conj() * q.reshape(shape)
-            return y if self.bias is None else y + torch.view_as_complex(self.bias).reshape(shape)
-        apply: Callable[..., tuple[Tensor, Tensor, Tensor]] = _Whiten.apply
-        y, mean, spread = apply(z, self.weight, self.bias, self.eps)
+            matrix = _matrix(*self.running_covariance.unbind(-1), self.eps, self.weight)
+            return _mapped(z, self.running_mean, matrix, self.bias)
+        whiten: Callable[..., tuple[Tensor, Tensor, Tensor]] = _whiten if torch.compiler.is_compiling() else _Whiten.apply
+        y, mean, covariance = whiten(z, self.weight, self.bias, self.eps)
         n = z.numel() // self.features
-        self._update(mean.detach(), spread.detach() * (n / (n - 1)))
+        self._update(mean.detach(), covariance.detach() * (n / (n - 1)))
         return y
 
 
-def _inverse_root(rr: Tensor, ii: Tensor, ri: Tensor, eps: float | Tensor) -> _Map:
-    """Return V^{-1/2} of the covariance matrix with these entries, eps added to its diagonal."""
-    p, q = _inverse_root_parts(rr, ii, ri, eps)[:2]
-    return p, q
+def _layout(z: Tensor) -> tuple[list[int], tuple[int, ...]]:
+    """Return the axes of the statistics, and the shape in which one number a channel meets the batch."""
+    return [0, *range(2, z.ndim)], (-1, *[1] * (z.ndim - 2))
 
 
-def _inverse_root_parts(rr: Tensor, ii: Tensor, ri: Tensor, eps: float | Tensor) -> tuple[Tensor, ...]:
-    """Return p, q, σ, κ, δ, t and where δ is V's own, not its bound."""
+def _matrix(rr: Tensor, ii: Tensor, ri: Tensor, eps: float | Tensor, weight: Tensor | None) -> _Matrix:
+    """Return Γ V^{-1/2} for the covariance with these entries, eps added to its diagonal."""
     trace = rr + ii + 2 * eps
     trace = torch.where(trace == 0, torch.ones_like(trace), trace)  # nothing varies and eps is 0: any scale will do
     rr, ii, ri = (rr + eps) / trace, (ii + eps) / trace, ri / trace  # of trace 1: their products cannot overflow
-    determinant, bound = rr * ii - ri.square(), torch.finfo(trace.dtype).eps / 2
-    delta = trace * determinant.clamp(min=bound).sqrt()
-    kappa = trace * torch.complex(rr - ii, 2 * ri)
-    t = (trace + 2 * delta).sqrt()
-    return t / (2 * delta), -(kappa / delta) / (2 * t), trace, kappa, delta, t, determinant > bound
-
-
-def _after(weight: Tensor | None, root: _Map) -> _Map:
-    """Return Γ after V^{-1/2}."""
-    p, q = root
+    delta = (rr * ii - ri * ri).clamp(min=torch.finfo(trace.dtype).eps / 2).sqrt()
+    scale = delta * (1 + 2 * delta).sqrt() * trace.sqrt()
+    a, b, d = (ii + delta) / scale, -ri / scale, (rr + delta) / scale
     if weight is None:
-        return p.to(q.dtype), q
-    scale, skew = _symmetric(weight)
-    return scale * p + skew * q.conj(), scale * q + skew * p
+        return a, b, b, d
+    p, s, q = weight.unbind(-1)
+    return p * a + q * b, p * b + q * d, q * a + s * b, q * b + s * d
 
 
-def _symmetric(weight: Tensor) -> _Map:
-    """Return p (real) and q of the symmetric matrix with entries rr, ii, ri."""
-    rr, ii, ri = weight.unbind(-1)
-    return (rr + ii) / 2, torch.complex((rr - ii) / 2, ri)
+def _mapped(z: Tensor, mean: Tensor, matrix: _Matrix, bias: Tensor | None) -> Tensor:
+    """Return the matrix of each channel times (Re, Im) of z − mean, plus the bias."""
+    shape = _layout(z)[1]
+    a, b, c, d = (entry.reshape(shape) for entry in matrix)
+    x, y = (part - m.reshape(shape) for part, m in zip(torch.view_as_real(z).unbind(-1), mean.unbind(-1), strict=True))
+    out = torch.stack((a * x + b * y, c * x + d * y), -1)
+    return torch.view_as_complex(out if bias is None else out + bias.reshape(*shape, 2))
+
+
+def _whiten(z: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return y, mean and biased covariance by real arithmetic, which autograd differentiates to any order and a compiler fuses."""
+    axes, shape = _layout(z)
+    x, y = torch.view_as_real(z).unbind(-1)
+    mean = torch.stack((x.mean(axes), y.mean(axes)), -1)
+    unit = _unit((x.detach().abs() + y.detach().abs()).mean(axes), eps)  # y does not depend on it, so neither does the gradient
+    x, y = ((part - m.reshape(shape)) / unit.reshape(shape) for part, m in zip((x, y), mean.unbind(-1), strict=True))
+    rr, ii, ri = x.square().mean(axes), y.square().mean(axes), (x * y).mean(axes)
+    matrix = _matrix(rr, ii, ri, eps / unit / unit, weight)
+    a, b, c, d = (entry.reshape(shape) for entry in matrix)
+    out = torch.stack((a * x + b * y, c * x + d * y), -1)
+    if bias is not None:
+        out = out + bias.reshape(*shape, 2)
+    return torch.view_as_complex(out), mean, torch.stack((rr, ii, ri), -1) * unit.square().unsqueeze(-1)
 
 
 def _unit(size: Tensor, eps: float) -> Tensor:
@@ -247,71 +253,63 @@ def _unit(size: Tensor, eps: float) -> Tensor:
     return torch.where(size > max(least, torch.finfo(size.dtype).tiny), size, torch.full_like(size, least or 1.0))
 
 
-def _whiten(z: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y, mean and biased covariance by real arithmetic, which autograd differentiates to any order."""
-    axes, shape = [0, *range(2, z.ndim)], (-1, *[1] * (z.ndim - 2))
-    x, y = torch.view_as_real(z).unbind(-1)
-    means = x.mean(axes), y.mean(axes)
-    x, y = (part - mean.reshape(shape) for part, mean in zip((x, y), means, strict=True))
-    unit = _unit((x.detach().abs() + y.detach().abs()).mean(axes), eps)  # y does not depend on it, so neither does the gradient
-    x, y = x / unit.reshape(shape), y / unit.reshape(shape)
-    entries = (x.square().mean(axes), y.square().mean(axes), (x * y).mean(axes))
-    p, q = _after(weight, _inverse_root(entries[0], entries[1], entries[2], eps / unit / unit))
-    rr, ri, ir, ii = (m.reshape(shape) for m in (p.real + q.real, q.imag - p.imag, q.imag + p.imag, p.real - q.real))
-    out = torch.stack((rr * x + ri * y, ir * x + ii * y), -1)
-    if bias is not None:
-        out = out + bias.reshape(*shape, 2)
-    return torch.view_as_complex(out), torch.stack(means, -1), torch.stack(entries, -1) * unit.square().unsqueeze(-1)
-
-
-def _moments(x: Tensor, work: Tensor, axes: list[int]) -> Tensor:
-    """Return the mean of Re², Im² and Re Im of a centred signal, (C, 3); ``work`` is written over."""
-    squares = torch.mul(torch.view_as_real(x), torch.view_as_real(x), out=torch.view_as_real(work)).mean(axes)
-    return torch.cat((squares, torch.mul(x, x, out=work).mean(axes).imag.unsqueeze(-1) / 2), -1)
+def _symmetric(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return p (real) and q of the symmetric matrix with entries rr, ii, ri."""
+    rr, ii, ri = weight.unbind(-1)
+    return (rr + ii) / 2, torch.complex((rr - ii) / 2, ri)
 
 
 class _Whiten(torch.autograd.Function):
-    """The same as ``_whiten`` in about half the passes over the data; derivatives of second order go through ``_whiten``."""
+    """The same as ``_whiten`` in half the passes over the data, and with no memory of the batch's size but its results.
+
+    Where squares or their products could over- or underflow, and for derivatives of second order, ``_whiten`` does the work.
+    """
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        axes, shape = [0, *range(2, z.ndim)], (-1, *[1] * (z.ndim - 2))
-        mean = z.mean(axes)
-        x = z - mean.reshape(shape)
-        work = torch.empty_like(x)  # fresh memory costs more than arithmetic: everything happens in these two
-        moments, unit = _moments(x, work, axes), torch.ones_like(mean.real)
-        trace, limit = moments[:, 0] + moments[:, 1], torch.finfo(unit.dtype).max ** 0.25
-        if not bool(((trace > 1 / limit) & (trace < limit)).all()):  # σ² and σ^{3/2} may over- or underflow: scale first
-            unit = _unit(torch.abs(torch.view_as_real(x), out=torch.view_as_real(work)).mean(axes).mean(-1), eps)
-            x.div_(unit.reshape(shape))
-            moments = _moments(x, work, axes)
-        parts = _inverse_root_parts(moments[:, 0], moments[:, 1], moments[:, 2], eps / unit / unit)
-        p, q = _after(weight, (parts[0], parts[1]))
-        # y = p x + β + q x̄, the last two as the conjugate of q̄ x + β̄
-        shift = torch.zeros_like(q) if bias is None else torch.view_as_complex(bias).conj()
-        y = torch.addcmul(shift.reshape(shape), x, q.conj().reshape(shape), out=work)
-        y.conj_physical_().addcmul_(x, p.reshape(shape))
-        ctx.save_for_backward(z, weight, bias, x, p, q, unit, *parts)
-        ctx.eps = eps
-        means, covariance = torch.view_as_real(mean), moments * unit.square().unsqueeze(-1)
-        ctx.mark_non_differentiable(means, covariance)
-        return y, means, covariance
+        axes, shape = _layout(z)
+        m = z.mean(axes)
+        work = z - m.reshape(shape)
+        squares = (parts := torch.view_as_real(work)).mul_(parts).mean(axes)
+        kappa = torch.sub(z, m.reshape(shape), out=work).mul_(work).mean(axes)
+        sigma, limit = squares.sum(-1) + 2 * eps, torch.finfo(squares.dtype).max ** 0.25
+        low, high = sigma.aminmax()
+        ctx.eps, ctx.plain = eps, not 1 / limit < float(low) <= float(high) < limit
+        if ctx.plain:
+            y, mean, covariance = _whiten(z, weight, bias, eps)
+            ctx.save_for_backward(z, weight, bias)
+        else:
+            mean, covariance = torch.view_as_real(m), torch.cat((squares, kappa.imag.unsqueeze(-1) / 2), -1)
+            p0, q0, *rest = _root(covariance, sigma, kappa, eps)
+            p, q = (p0.to(q0.dtype), q0) if weight is None else _after(weight, p0, q0)
+            # y = p z + q z̄ + shift, the last two as the conjugate of q̄ z and the conjugate shift
+            shift = -torch.addcmul(q.conj() * m, p.conj(), m.conj())
+            if bias is not None:
+                shift += torch.view_as_complex(bias).conj()
+            y = torch.addcmul(shift.reshape(shape), z, q.conj().reshape(shape), out=work)
+            y.conj_physical_().addcmul_(z, p.reshape(shape))
+            ctx.save_for_backward(z, weight, bias, m, p, q, p0, q0, kappa, sigma, *rest)
+        ctx.mark_non_differentiable(mean, covariance)
+        return y, mean, covariance
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        z, weight, bias, x, p, q, unit, p0, q0, trace, kappa, delta, t, free = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative is wanted
+        z, weight, bias, *saved = ctx.saved_tensors
+        if (again := torch.is_grad_enabled()) or ctx.plain:  # again: a second derivative is wanted
             given = [tensor for tensor, wanted in zip((z, weight, bias), ctx.needs_input_grad, strict=False) if wanted]
-            y = _whiten(z, weight, bias, ctx.eps)[0]
-            found = iter(torch.autograd.grad(y, given, grad, create_graph=True))
+            with torch.enable_grad():
+                y = _whiten(z, weight, bias, ctx.eps)[0]
+            found = iter(torch.autograd.grad(y, given, grad, create_graph=again))
             return (*(next(found) if wanted else None for wanted in ctx.needs_input_grad[:3]), None)
-        axes, shape = [0, *range(2, z.ndim)], (-1, *[1] * (z.ndim - 2))
+        m, p, q, p0, q0, kappa, sigma, delta, square, free = saved
+        axes, shape = _layout(z)
         n = z.numel() // z.shape[1]
         # dL = Re(ḡ dy); the gradient of a complex number a is the g_a of dL = Re(ḡ_a da)
         total = grad.sum(axes)
-        work = torch.conj_physical(x).mul_(grad)
-        g_p = work.sum(axes)
-        g_q = torch.mul(x, grad, out=work).sum(axes)
+        work = z - m.reshape(shape)
+        g_q = work.mul_(grad).sum(axes)
+        g_p = torch.sub(z, m.reshape(shape), out=work).conj_physical_().mul_(grad).sum(axes)
+        g_bias = torch.view_as_real(total) if bias is not None else None
         g_weight = None
         if weight is None:
             g_p0, g_q0 = g_p.real, g_q
@@ -321,17 +319,39 @@ class _Whiten(torch.autograd.Function):
             g_weight = torch.stack(((g_scale + g_skew.real) / 2, (g_scale - g_skew.real) / 2, g_skew.imag), -1)
             g_p0, g_q0 = scale * g_p.real + (g_q.conj() * skew).real, g_p.conj() * skew + scale * g_q
         if not ctx.needs_input_grad[0]:
-            return None, g_weight, torch.view_as_real(total), None
-        # p₀ = t/(2δ), q₀ = −κ/(2δt), t² = σ + 2δ, 4δ² = σ² − |κ|² (or δ ∝ σ where it is bounded)
-        along = (g_q0.conj() * q0).real
-        g_t = g_p0 / (2 * delta) - along / t
-        g_delta = g_t / t - (g_p0 * t / (2 * delta) + along) / delta
-        ratio = torch.where(free, trace / (4 * delta), delta / trace)
-        g_trace = g_t / (2 * t) + g_delta * ratio
-        g_kappa = -g_q0 / (2 * delta * t) - torch.where(free, g_delta / (4 * delta), torch.zeros_like(delta)) * kappa
+            return None, g_weight, g_bias, None
+        g_sigma, g_kappa = _root_gradient(g_p0, g_q0, p0, q0, kappa, sigma, delta, square, free)
         # per value p̄ g + q ḡ + (2/n)(g_σ x + g_κ x̄), less its mean; what is conjugate is summed before it is conjugated
-        a, b, c, d = p.conj() / unit, q.conj() / unit, 2 / n * g_trace / unit, 2 / n * g_kappa.conj() / unit
-        shift = -((a * total).conj() + b * total) / n
-        a, b, c, d, shift = (v.to(x.dtype).resolve_conj().reshape(shape) for v in (a, b, c, d, shift))
-        torch.addcmul(shift, grad, b, out=work).addcmul_(x, d).conj_physical_().addcmul_(grad, a).addcmul_(x, c)
-        return work, g_weight, torch.view_as_real(total) if bias is not None else None, None
+        a, b, c, d = p.conj(), q.conj(), (2 / n * g_sigma).to(q.dtype), 2 / n * g_kappa.conj()
+        shift = -(torch.addcmul(c * m, a, total / n).conj() + torch.addcmul(d * m, b, total / n))
+        a, b, c, d, shift = (v.resolve_conj().reshape(shape) for v in (a, b, c, d, shift))
+        torch.addcmul(shift, grad, b, out=work).addcmul_(z, d).conj_physical_().addcmul_(grad, a).addcmul_(z, c)
+        return work, g_weight, g_bias, None
+
+
+def _root(covariance: Tensor, sigma: Tensor, kappa: Tensor, eps: float) -> tuple[Tensor, ...]:
+    """Return p₀ and q₀ of V^{-1/2}, and δ, t² and where δ is V's own, not its bound."""
+    rr, ii, ri = covariance.unbind(-1)
+    determinant, bound = torch.addcmul((rr + eps) * (ii + eps), ri, ri, value=-1), sigma.square() * (torch.finfo(rr.dtype).eps / 2)
+    delta = torch.maximum(determinant, bound).sqrt()
+    square = torch.add(sigma, delta, alpha=2)
+    t = square.sqrt()
+    return t / (2 * delta), kappa / (-2 * delta * t), delta, square, determinant > bound
+
+
+def _root_gradient(
+    g_p: Tensor, g_q: Tensor, p: Tensor, q: Tensor, kappa: Tensor, sigma: Tensor, delta: Tensor, square: Tensor, free: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of σ and κ from those of p₀ = t/(2δ) and q₀ = −p₀κ/t², with t² = σ + 2δ and 4δ² = σ² − |κ|², or δ ∝ σ."""
+    along = (g_q.conj() * q).real
+    total = torch.addcmul(along, g_p, p)
+    half = (total - 2 * along) / square
+    slope = half - total / delta  # in δ
+    inner = torch.where(free, slope / (4 * delta), torch.zeros_like(delta))
+    return half / 2 + torch.where(free, inner * sigma, slope * delta / sigma), -(p / square) * g_q - inner * kappa
+
+
+def _after(weight: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    """Return Γ after V^{-1/2}."""
+    scale, skew = _symmetric(weight)
+    return scale * p + skew * q.conj(), scale * q + skew * p

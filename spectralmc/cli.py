@@ -79,7 +79,10 @@ def _parser() -> _Parser:
     commands.add_parsers(several)
 
     device = several.add_parser("device", help="say what this machine can do, with a remedy for what it cannot")
-    device.add_argument("--json", action="store_true", help="for programs")
+    device.add_argument("--gpu", action="store_true", help="count a missing GPU as a failure")
+    form = device.add_mutually_exclusive_group()
+    form.add_argument("--brief", action="store_true", help="only what is wrong, in one line")
+    form.add_argument("--json", action="store_true", help="for programs")
     device.set_defaults(command=_device)
     return parser
 
@@ -135,15 +138,19 @@ def _found(name: str) -> Path:
 def _device(options: argparse.Namespace) -> int:
     from spectralmc.device import check
 
-    checks = check()
-    if options.json:
+    checks = check(options.gpu)
+    wrong = [f"{c.name}: {c.detail}; remedy: {c.remedy}" for c in checks if c.ok is False]
+    if options.brief:
+        if wrong:
+            say(f"✗ {' · '.join(wrong)}")
+    elif options.json:
         say(json.dumps([{"name": c.name, "ok": c.ok, "detail": c.detail, "remedy": c.remedy} for c in checks], indent=1))
     else:
         width = max(len(c.name) for c in checks)
         for c in checks:
             remedy = f"; remedy: {c.remedy}" if c.ok is False and c.remedy else ""
             say(f"{'–' if c.ok is None else '✓' if c.ok else '✗'} {c.name:{width}}  {c.detail}{remedy}")
-    return FAILED if any(c.ok is False for c in checks) else DONE
+    return FAILED if wrong else DONE
 
 
 def _line(record: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -97,11 +97,18 @@ def covers(compiled: list[str], capability: tuple[int, int]) -> bool:
     return any(version <= capability and (kind == "compute" or version[0] == capability[0]) for kind, version in codes)
 
 
-def check() -> list[Check]:
-    """Try, one by one, what the library relies on; nothing is raised, every failure carries its remedy."""
-    return [_attempt(name, probe, remedy) for name, probe, remedy in _PROBES]
+def check(gpu: bool = False) -> list[Check]:
+    """Try, one by one, what the library relies on; nothing is raised, every failure carries its remedy.
+
+    With ``gpu``, a missing GPU is a failure too.
+    """
+    found = [_attempt(name, probe, remedy) for name, probe, remedy in _PROBES]
+    if gpu and not torch.cuda.is_available():
+        found = [replace(line, ok=False, detail=_why_no_cuda(), remedy=_NO_CUDA) if line.name == "CUDA" else line for line in found]
+    return found
 
 
+_NO_CUDA = "install a CUDA build of torch and the NVIDIA driver; give a container its GPU (--gpus all)"
 Probe = Callable[[], tuple[bool | None, str]]
 
 

@@ -119,7 +119,7 @@ def test_notebooks_are_checked_by_name(stored: Store, capsys: pytest.CaptureFixt
 
 def test_the_device_check_has_a_remedy_for_every_cross(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     checks = [Check("torch", True, "2.13"), Check("CUDA", None, "no GPU"), Check("memory", False, "1 MiB", "close other programs")]
-    monkeypatch.setattr("spectralmc.device.check", lambda: checks)
+    monkeypatch.setattr("spectralmc.device.check", lambda gpu: checks)
     assert main(["device"]) == 1
     assert capsys.readouterr().out.splitlines() == [
         "✓ torch   2.13",
@@ -128,6 +128,18 @@ def test_the_device_check_has_a_remedy_for_every_cross(capsys: pytest.CaptureFix
     ]
     assert main(["device", "--json"]) == 1
     assert [row["ok"] for row in json.loads(capsys.readouterr().out)] == [True, None, False]
+    assert main(["device", "--brief"]) == 1
+    assert capsys.readouterr().out == "✗ memory: 1 MiB; remedy: close other programs\n"
+
+
+def test_the_brief_device_check_is_silent_where_nothing_is_wrong(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spectralmc.device.check", lambda gpu: [Check("CUDA", False if gpu else None, "no GPU", "a GPU")])
+    assert main(["device", "--brief"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["device", "--brief", "--gpu"]) == 1
+    assert capsys.readouterr().out == "✗ CUDA: no GPU; remedy: a GPU\n"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -109,6 +110,14 @@ def test_the_check_passes_here_and_leaves_the_card_open(monkeypatch: pytest.Monk
     assert checks["CUDA"] == Check("CUDA", None, "no GPU found; everything runs on the CPU")
     assert {name for name, item in checks.items() if item.ok is None} == {"CUDA", "architectures", "GPU kernel", "CuPy"}
     assert all(item.detail and not item.remedy for item in checks.values() if item.name != "locale")
+
+
+@pytest.mark.usefixtures("no_card")
+def test_a_gpu_that_is_asked_for_must_be_there() -> None:
+    (missing,) = [after for before, after in zip(check(), check(gpu=True), strict=True) if before.ok is not after.ok]
+    assert (missing.name, missing.ok) == ("CUDA", False)
+    assert re.search("without CUDA|no GPU", missing.detail)
+    assert "--gpus all" in missing.remedy
 
 
 @pytest.mark.parametrize(

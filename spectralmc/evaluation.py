@@ -9,16 +9,48 @@ the price and well scaled, so that it errs by a few 1e-7 standard deviations.
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
+from spectralmc.bars import WIDEST, ErrorBars
+from spectralmc.problem import Problem
 from spectralmc.spectrum import FrequencyGrid
 
 _TILE = 256  # parameter sets at once
 _BLOCK = 16  # J
+Columns = tuple[Tensor, ...]
+
+
+def fast_reference(problem: Problem, centre: Tensor, spread: Tensor) -> Callable[..., Columns]:
+    """Return a function of the columns of the box: standardised features, then the fields of `Standard`.
+
+    For what this package defines the operations are recorded once and replayed without their checks at the door, which cost more than
+    they do for a single contract; what others define is called as it is.
+    """
+
+    def reference(*columns: Tensor) -> Columns:
+        points = dict(zip(problem.space.box, columns, strict=True))
+        return (problem.features(points) - centre) / spread, *problem.standard(points)
+
+    ours = (problem.space.process, type(problem.functional))
+    if not all(getattr(each, "__module__", "").startswith("spectralmc.") for each in ours):
+        return reference
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # that checks of values are not recorded is what is wanted
+        recorded = torch.jit.trace(reference, tuple(problem.space.sample(3).values()), check_trace=False)
+        torch._C._jit_pass_cse(recorded.graph)
+        for size in (1, 7):
+            columns = tuple(problem.space.sample(size).values())
+            pairs = zip(recorded(*columns), reference(*columns), strict=True)
+            if not all(a.shape == b.shape and torch.allclose(a, b, rtol=1e-12, atol=1e-12) for a, b in pairs):
+                return reference
+    return recorded  # type: ignore[no-any-return]
 
 
 class FastNetwork:
@@ -34,9 +66,16 @@ class FastNetwork:
         """Return (Re, Im) of the outputs, (B, 2·size), of features (B, P)."""
         h = x
         for i, (weight, bias) in enumerate(self.layers):
-            change = _silu(h @ weight + bias)
-            h = h + change if i else change
-        return np.asarray(h @ self.readout[0] + self.readout[1])
+            change = h @ weight
+            change += bias
+            change = _silu(change)
+            if i:
+                h += change
+            else:
+                h = change
+        out = h @ self.readout[0]
+        out += self.readout[1]
+        return np.asarray(out)
 
 
 class FastPuts:
@@ -49,7 +88,8 @@ class FastPuts:
         self.square, self.inverse = (w**2).astype(np.float32), (1 / w).astype(np.float32)
         sign = np.where(np.arange(1, grid.size + 1) % 2 == 1, -1.0, 1.0)
         self.sign, self.over = sign.astype(np.float32), (sign / w).astype(np.float32)
-        self.turns = np.concatenate([np.arange(1, _BLOCK + 1), _BLOCK * np.arange(self.rows)]).astype(np.float64) / (2 * grid.half_width)
+        self.fine = (np.arange(1, _BLOCK + 1) * (math.pi / grid.half_width)).astype(np.float32)
+        self.coarse = _BLOCK * np.arange(self.rows) / (2 * grid.half_width)
 
     def __call__(self, values: tuple[np.ndarray, np.ndarray], mass: np.ndarray, m: np.ndarray, s: np.ndarray, k: np.ndarray) -> np.ndarray:
         """Return put prices on the continuous part, (B, L).
@@ -65,30 +105,61 @@ class FastPuts:
         return np.asarray(np.exp(m) / self.half * (series + smooth) + mass * beyond)
 
     def _coefficients(self, real: np.ndarray, imaginary: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return c_k as (Re, Im) in blocks, its sum at z = −L, and Σ(−1)^k Im ψ_k/w_k."""
+        """Return c_k as a matrix (B, 2J, 2R) on the fine cosines and sines, its sum at z = −L, and Σ(−1)^k Im ψ_k/w_k.
+
+        Σ_q c_{pq}e^{−iqθ} has the real part Re c · cos + Im c · sin and the imaginary part Im c · cos − Re c · sin.
+        """
         unit, ratio = s / (s * s + self.square), s * self.inverse
-        found = np.zeros((2, len(real), self.rows * _BLOCK), np.float32)
-        found[0, :, : self.size] = -unit * (real + ratio * imaginary)
-        found[1, :, : self.size] = unit * (ratio * real - imaginary)
-        at_end = (found[0, :, : self.size] @ self.sign)[:, None].astype(np.float64)
+        a, b = np.zeros((2, len(real), self.rows * _BLOCK), np.float32)
+        np.multiply(-unit, real + ratio * imaginary, out=a[:, : self.size])
+        np.multiply(unit, ratio * real - imaginary, out=b[:, : self.size])
+        at_end = (a[:, : self.size] @ self.sign)[:, None].astype(np.float64)
         tail = (imaginary @ self.over)[:, None].astype(np.float64)
-        return found.reshape(2, len(real), self.rows, _BLOCK), at_end, tail
+        a, b = (part.reshape(-1, self.rows, _BLOCK).transpose(0, 2, 1) for part in (a, b))
+        matrix = np.empty((len(real), 2 * _BLOCK, 2 * self.rows), np.float32)
+        matrix[:, :_BLOCK, : self.rows], matrix[:, _BLOCK:, : self.rows] = a, b
+        matrix[:, :_BLOCK, self.rows :], matrix[:, _BLOCK:, self.rows :] = b, -a
+        return matrix, at_end, tail
 
     def _sum(self, coefficients: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """Return Re Σ c_k e^{−ikθ}: (2, B, R, J) and (B, L) → (B, L)."""
-        turns = z[..., None] * self.turns
-        angle = (2 * math.pi * (turns - np.rint(turns))).astype(np.float32)
-        cosine, sine = np.cos(angle), np.sin(angle)
-        fine = np.concatenate([cosine[..., :_BLOCK], sine[..., :_BLOCK]], -1)  # (B, L, 2J)
-        real, imaginary = coefficients
-        to_real = np.concatenate([real, imaginary], -1)  # (B, R, 2J)
-        to_imaginary = np.concatenate([imaginary, -real], -1)
-        blocks = np.matmul(fine, np.concatenate([to_real, to_imaginary], 1).transpose(0, 2, 1))  # (B, L, 2R)
-        coarse = np.concatenate([cosine[..., _BLOCK:], sine[..., _BLOCK:]], -1)
-        return np.asarray(np.einsum("blr,blr->bl", blocks, coarse), np.float64)
+        """Return Re Σ c_k e^{−ikθ}, (B, L)."""
+        angle = z[..., None].astype(np.float32) * self.fine
+        fine = np.empty((*z.shape, 2 * _BLOCK), np.float32)
+        np.cos(angle, out=fine[..., :_BLOCK])
+        np.sin(angle, out=fine[..., _BLOCK:])
+        turns = z[..., None] * self.coarse  # many: reduced before they are rounded
+        turns -= np.rint(turns)
+        wide = (2 * math.pi * turns).astype(np.float32)
+        blocks = np.matmul(fine, coefficients)  # (B, L, 2R)
+        blocks[..., : self.rows] *= np.cos(wide)
+        blocks[..., self.rows :] *= np.sin(wide)
+        return np.asarray(blocks.sum(-1), np.float64)
+
+
+class FastBars:
+    """`ErrorBars` as a quadratic in the distance, whose coefficients depend on the features."""
+
+    def __init__(self, bars: ErrorBars, features: int) -> None:
+        n = features + 1
+        i, j = np.triu_indices(n)
+        matrix = np.zeros((n + 1, n + 1))
+        matrix[0, : n + 1] = bars.coefficients[: n + 1].numpy()
+        matrix[i + 1, j + 1] = bars.coefficients[n + 1 :].numpy()
+        self.inner, self.mixed, self.square = matrix[:n, :n], matrix[:n, n], matrix[n, n]
+        self.low, self.high, self.factor = float(bars.low), float(bars.high), float(bars.factor)
+
+    def __call__(self, features: np.ndarray, distance: np.ndarray) -> np.ndarray:
+        """Return the half-width for standardised features (B, P) and distances ln(K/F)/s (B, L): (B, L)."""
+        x = np.concatenate([np.ones_like(features[:, :1]), features], 1)
+        y = np.minimum(np.abs(distance), WIDEST)
+        logarithm = ((x @ self.inner) * x).sum(1)[:, None] + y * ((x @ self.mixed)[:, None] + y * self.square)
+        return np.asarray(self.factor * np.exp(np.clip(logarithm, self.low, self.high)))
 
 
 def _silu(x: np.ndarray) -> np.ndarray:
+    if x.size > _BLOCK * _TILE:
+        silu(torch.from_numpy(x), inplace=True)  # one pass; its call costs more than a few numbers do
+        return x
     with np.errstate(over="ignore"):
         return np.asarray(x / (1 + np.exp(-x)))
 

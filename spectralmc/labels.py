@@ -38,14 +38,12 @@ class Labeller:
     @cached_property
     def conditional(self) -> bool:
         """Whether the asset's own noise is integrated out."""
-        process = self.problem.space.at(self.problem.space.sample(1))
-        return self.low_noise and can_condition(process, self.problem.functional)
+        return self.low_noise and can_condition(self.problem.space.example, self.problem.functional)
 
     @cached_property
     def controlled(self) -> bool:
         """Whether a control of known law is subtracted."""
-        process = self.problem.space.at(self.problem.space.sample(1))
-        return self.low_noise and control_of(process, self.problem.functional) is not None
+        return self.low_noise and control_of(self.problem.space.example, self.problem.functional) is not None
 
     def __call__(self, points: Mapping[str, Tensor], paths: int, stream: int, first_set: int) -> Outputs:
         """Return the labels of points (B,) from ``paths`` paths each, a few sets at a time."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 _WARM_UP = 100
 _BETAS, _EPSILON = (0.9, 0.99), 1e-8
 _MOMENTUM = 0.95
+_MUON = 4.0  # rate of Muon over that of Adam
 _AVERAGE = 0.998
 _LARGEST_GRADIENT = 1.0
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -69,7 +70,7 @@ class Optimizer:
             gradient = found[name] * shrink
             if name in self.hidden:
                 momentum = self.first[name].lerp_(gradient, 1 - _MOMENTUM)
-                weight.sub_(orthogonalized(gradient.lerp(momentum, _MOMENTUM)) * rate)
+                weight.sub_(orthogonalized(gradient.lerp(momentum, _MOMENTUM)) * (_MUON * rate))
             else:
                 self._adam(name, _real(weight), _real(gradient), rate * first, second)
             _real(self.average[name]).lerp_(_real(weight), follow)

@@ -7,6 +7,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -145,7 +146,7 @@ class ParameterSpace:
         refuse_unknown(self.bounds, names)
         for name in names:
             if name not in self.bounds:
-                raise ValueError(f"{self.process.__name__} needs bounds for {name!r}; give (lower, upper) or a number")
+                raise ValueError(f"{name_of(self.process)} needs bounds for {name!r}; give (lower, upper) or a number")
         given = {**{n: self.bounds[n] for n in names}, "maturity": self.maturity, "carry": self.carry}
         object.__setattr__(self, "box", {name: _interval(name, bound) for name, bound in given.items()})
         real("maturity", self.box["maturity"][0], "positive", "years")
@@ -156,6 +157,11 @@ class ParameterSpace:
             real(f"lower bound of logarithmic {name}", self.box[name][0], "positive")
         for end in (0, 1):  # the process checks its own rules
             self.at({name: bounds[end] for name, bounds in self.box.items()})
+
+    @cached_property
+    def example(self) -> Any:
+        """The process at the lower bounds."""
+        return self.at({name: low for name, (low, _) in self.box.items()})
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -199,24 +205,36 @@ class ParameterSpace:
 
     def check(self, points: Mapping[str, Tensor]) -> None:
         """Refuse points outside the box (``ValueError`` that names the parameter, its bounds and the value)."""
-        for name, (low, high) in self.box.items():
-            outside = ~_within(points[name], low, high)
-            if bool(outside.any()):
-                bad = points[name].detach()[outside].flatten()[0].item()
-                raise ValueError(f"{name} must lie in the trained box [{low:g}, {high:g}]; got {bad:g}: train on a wider box")
+        within = self._within(points)
+        if bool(within.all()):
+            return
+        name, (low, high) = next(item for item, row in zip(self.box.items(), within, strict=True) if not bool(row.all()))
+        bad = points[name].detach()[~within[list(self.box).index(name)]].flatten()[0].item()
+        raise ValueError(f"{name} must lie in the trained box [{low:g}, {high:g}]; got {bad:g}: train on a wider box")
 
     def inside(self, points: Mapping[str, Tensor]) -> Tensor:
         """Return which points lie in the box, (B,)."""
-        return torch.stack([_within(points[name], low, high) for name, (low, high) in self.box.items()]).all(0)
+        return self._within(points).all(0)
+
+    def _within(self, points: Mapping[str, Tensor]) -> Tensor:
+        """Return which coordinates lie between their bounds, (names, B); float32 parameters on the edge do."""
+        values = torch.stack([points[name].detach().double() for name in self.box])
+        low, high = self._bounds
+        return (values >= low) & (values <= high)
+
+    @cached_property
+    def _bounds(self) -> tuple[Tensor, Tensor]:
+        low, high = torch.tensor(list(self.box.values()), dtype=torch.float64).T[..., None]
+        return low - 1e-6 * low.abs(), high + 1e-6 * high.abs()
 
     def clamped(self, points: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the nearest points of the box."""
         return {name: points[name].clamp(low, high) for name, (low, high) in self.box.items()}
 
 
-def _within(values: Tensor, low: float, high: float) -> Tensor:
-    """Return which values lie in [low, high]; float32 parameters on the edge do."""
-    return (values >= low - 1e-6 * abs(low)) & (values <= high + 1e-6 * abs(high))
+def name_of(process: Callable[..., Any]) -> str:
+    """Return the name of a class or function."""
+    return getattr(process, "__name__", type(process).__name__)
 
 
 def _named_parameters(process: Callable[..., Any]) -> Iterator[str]:

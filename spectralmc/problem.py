@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spectralmc.draws import Draws
 from spectralmc.functionals import Functional, expected_outcome
-from spectralmc.parameters import ParameterSpace
+from spectralmc.parameters import ParameterSpace, name_of
 from spectralmc.paths import Sample, simulate
 from spectralmc.processes import TimeGrid
 from spectralmc.spectrum import FrequencyGrid
@@ -103,12 +103,12 @@ class Problem:
     def scale_known(self) -> bool:
         """Whether location and scale have a formula: that of the lognormal control at the mean variance."""
         control = getattr(self.functional, "control", None)
-        return hasattr(self.space.process, "integrated_variance") and hasattr(control, "lognormal_law") and not self.has_atom
+        return hasattr(self.space.example, "integrated_variance") and hasattr(control, "lognormal_law") and not self.has_atom
 
     @property
     def forward_known(self) -> bool:
         """Whether E[outcome] has a formula."""
-        lognormal = getattr(self.space.process, "lognormal", False) and hasattr(self.functional, "lognormal_law")
+        lognormal = getattr(self.space.example, "lognormal", False) and hasattr(self.functional, "lognormal_law")
         return hasattr(self.functional, "forward") or lognormal
 
     @property
@@ -209,7 +209,7 @@ def _reference_columns(problem: Problem, sample: Sample) -> Tensor:
     variance = (share * (log_return - location[:, None]).square()).sum(1)
     constant = variance <= (1e-9 * (1 + location.abs())) ** 2
     if bool(constant.all()):
-        name = f"{type(problem.functional).__name__} under {problem.space.process.__name__}"
+        name = f"{type(problem.functional).__name__} under {name_of(problem.space.process)}"
         raise ValueError(f"the outcome must vary from path to path to be learned; {name} is constant: check functional and box")
     floor = math.log(float(variance[~constant].min())) / 2  # a set in which no path left the atom tells nothing of its scale
     log_scale = torch.where(constant, floor, torch.log(variance.clamp(min=1e-300)) / 2)

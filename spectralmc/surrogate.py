@@ -6,7 +6,7 @@ import importlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from spectralmc.bars import ErrorBars
 from spectralmc.distribution import Distribution
-from spectralmc.evaluation import FastNetwork, FastPuts, tiles
+from spectralmc.evaluation import FastBars, FastNetwork, FastPuts, fast_reference, tiles
 from spectralmc.functionals import Functional
 from spectralmc.nn import NETWORKS
-from spectralmc.parameters import Market, ParameterSpace, refuse_unknown
+from spectralmc.parameters import Market, ParameterSpace, name_of, refuse_unknown
 from spectralmc.pricing import put_series
 from spectralmc.problem import Outputs, Pilot, Problem, Standard
 from spectralmc.spectrum import FrequencyGrid
@@ -67,6 +67,16 @@ class Greeks(NamedTuple):
     parameters: dict[str, Tensor]
 
 
+class _Engine(NamedTuple):
+    """What fast prices need."""
+
+    reference: Callable[..., tuple[Tensor, ...]]
+    network: FastNetwork
+    puts: FastPuts
+    bars: FastBars | None
+    base: np.ndarray
+
+
 @dataclass(frozen=True)
 class Surrogate:
     """A learned law.  Made by `spectralmc.train`; saved and loaded without pickle.
@@ -103,7 +113,7 @@ class Surrogate:
         box = ", ".join(f"{n} [{low:g}, {high:g}]" if high > low else f"{n} {low:g}" for n, (low, high) in p.space.box.items())
         error = f"{1e4 * self.relative_error:.2g}e-4 standard deviations at 99 %"
         when = f"; trained {self.record['trained']}, {self.record['steps']} steps" if "trained" in self.record else ""
-        return f"Surrogate({type(p.functional).__name__} under {p.space.process.__name__}: {box}; price error {error}{when})"
+        return f"Surrogate({type(p.functional).__name__} under {name_of(p.space.process)}: {box}; price error {error}{when})"
 
     def distribution(self, parameters: Parameters | Any, maturity: Number, carry: Number | None = None) -> Distribution:
         """Return the learned law of X = ln(outcome/E[outcome]).
@@ -296,40 +306,42 @@ class Surrogate:
         """Return prices and error bars (B, L), network and series in single precision."""
         if self._engine is None:
             return self._exactly(points, k, kind)
-        standard, features = self.problem.standard(points), self.standard_features(points)
-        put, forward, mass = self._tiled(features, standard, k)
-        strike = torch.exp(k)
-        put, call = self._with_atom(put, standard, forward, mass, strike * forward)
-        bound = mass if self.worthless else 1.0
-        value = _bounded(put / forward, call / forward, strike, bound, kind)
-        return value, self._error(features, standard.scale[:, None], k)
+        features, *columns = self._engine.reference(*points.values())
+        strikes = k.numpy()
+        value, error = np.empty(strikes.shape), np.empty(strikes.shape)
+        for rows in tiles(len(strikes)):
+            tile = Standard(*(column[rows] for column in columns))
+            value[rows], error[rows] = self._tile(features[rows].numpy(), tile, strikes[rows], kind)
+        return torch.from_numpy(value), torch.from_numpy(error)
 
-    def _tiled(self, features: Tensor, standard: Standard, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return puts on outcome/reference of the continuous part (B, L), forward and mass (B, 1)."""
-        assert self._engine is not None
-        network, puts = self._engine
-        size, extra = self.problem.grid.size, self.problem.size
-        x, base = features.float().numpy(), self.base.float().numpy()
-        m, s, p = (column[:, None].numpy() for column in (standard.location, standard.scale, standard.mass))
-        strikes, put, both = k.numpy(), np.empty(k.shape), np.ones((2, len(x), 1))
-        for rows in tiles(len(x)):
-            raw = network(x[rows])
-            forward, mass = np.ones_like(s[rows]), p[rows]
-            if not self.problem.forward_known:
-                forward = np.maximum(1 + s[rows] * raw[:, size : size + 1], 1e-3)
-            if self.problem.has_atom:
-                mass = np.clip(p[rows] + raw[:, extra + size : extra + size + 1], 1e-9, 1)
-            values = raw[:, :size] + (p[rows].astype(np.float32) * base if self.problem.has_atom else base), raw[:, extra : extra + size]
-            put[rows] = puts(values, mass, m[rows], s[rows], strikes[rows] + np.log(forward))
-            both[0, rows], both[1, rows] = forward, mass
-        return torch.from_numpy(put), torch.from_numpy(both[0]), torch.from_numpy(both[1])
+    def _tile(self, features: np.ndarray, standard: Standard, k: np.ndarray, kind: Kind) -> tuple[np.ndarray, np.ndarray]:
+        engine, size = self._engine, self.problem.grid.size
+        assert engine is not None
+        raw, end = engine.network(features.astype(np.float32)), self.problem.size
+        m, s, mass = (column[:, None].numpy() for column in (standard.location, standard.scale, standard.mass))
+        forward, strike = 1.0, np.exp(k)
+        real_part = raw[:, :size] + (engine.base * mass.astype(np.float32) if self.problem.has_atom else engine.base)
+        if not self.problem.forward_known:
+            forward = np.maximum(1 + s * raw[:, size : size + 1], 1e-3)
+        if self.problem.has_atom:
+            mass = np.clip(mass + raw[:, end + size : end + size + 1], 1e-9, 1)
+        put = engine.puts((real_part, raw[:, end : end + size]), mass, m, s, k + np.log(forward)) / forward
+        most = mass * strike if self.worthless else strike
+        if self.problem.has_atom and not self.worthless:
+            atom = np.exp(self._atom(standard).numpy())[:, None]
+            put = put + (1 - mass) * np.maximum(strike - atom / forward, 0)
+        put = np.minimum(np.maximum(put, most - 1), most).clip(min=0)
+        relative = engine.bars(features, k / s) if engine.bars else self.relative_error
+        return put if kind == "put" else put + 1 - most, relative * s
 
     @cached_property
-    def _engine(self) -> tuple[FastNetwork, FastPuts] | None:
+    def _engine(self) -> _Engine | None:
         plain = {"activation": "SplitSiLU", "normalization": "none"}
         if any(self.network.description.get(name, value) != value for name, value in plain.items()):  # type: ignore[union-attr, operator]
             return None
-        return FastNetwork(self.network), FastPuts(self.problem.grid)
+        bars = None if self.bars is None else FastBars(self.bars, len(self.centre))
+        reference = fast_reference(self.problem, self.centre, self.spread)
+        return _Engine(reference, FastNetwork(self.network), FastPuts(self.problem.grid), bars, self.base.float().numpy())
 
     def _error(self, features: Tensor, scale: Tensor, k: Tensor) -> Tensor:
         relative = torch.full_like(k, self.relative_error) if self.bars is None else self.bars(features, k / scale)
@@ -355,6 +367,8 @@ class Surrogate:
         if carry is None and low < high and not ignored:
             raise ValueError(f"carry is missing; the model was trained for it in [{low:g}, {high:g}] (1/year)")
         given = {**self._named(parameters), "maturity": maturity, "carry": low if carry is None or ignored else carry}
+        if all(type(value) is float and math.isfinite(value) for value in given.values()):  # the common case, without a check each
+            return dict(zip(given, torch.tensor([*given.values()], dtype=torch.float64)[:, None].unbind(), strict=True)), True
         columns = {name: real(name, value).double() for name, value in given.items()}
         shape = _common_shape(columns)
         if len(shape) > 1:
@@ -396,7 +410,7 @@ class Surrogate:
 def described(problem: Problem) -> dict[str, Any]:
     """Return a problem as plain data, but for its pilot."""
     return {
-        "process": problem.space.process.__name__,
+        "process": name_of(problem.space.process),
         "box": problem.space.box,
         "logarithmic": problem.space.logarithmic,
         "functional": type(problem.functional).__name__,
@@ -407,7 +421,7 @@ def described(problem: Problem) -> dict[str, Any]:
     }
 
 
-def load(path: str | os.PathLike[str], process: type[Any] | None = None, functional: Functional | None = None) -> Surrogate:
+def load(path: str | os.PathLike[str], process: Callable[..., Any] | None = None, functional: Functional | None = None) -> Surrogate:
     """Read a surrogate that `Surrogate.save` wrote; nothing in the file is executed.
 
     ``process`` and ``functional`` name your own class and object if the model was trained on such.
@@ -440,7 +454,7 @@ def packed(surrogate: Surrogate) -> tuple[dict[str, Any], bytes]:
 
 
 def unpacked(
-    description: dict[str, Any], tensors: bytes, process: type[Any] | None = None, functional: Functional | None = None
+    description: dict[str, Any], tensors: bytes, process: Callable[..., Any] | None = None, functional: Functional | None = None
 ) -> Surrogate:
     """Return the surrogate that `packed` took apart; nothing in the bytes is executed.
 
@@ -457,8 +471,8 @@ def unpacked(
         raise ValueError(f"the model is damaged: {error!r}") from None
 
 
-def _rebuilt(d: dict[str, Any], tensors: dict[str, Tensor], process: type[Any] | None, functional: Functional | None) -> Surrogate:
-    given = {"process": process.__name__ if process else None, "functional": type(functional).__name__ if functional else None}
+def _rebuilt(d: dict[str, Any], tensors: dict[str, Tensor], process: Callable[..., Any] | None, functional: Functional | None) -> Surrogate:
+    given = {"process": name_of(process) if process else None, "functional": type(functional).__name__ if functional else None}
     for role, name in given.items():
         if name not in (None, d[role]):
             raise ValueError(f"the model was trained with {role} {d[role]!r}; got {name!r}")

@@ -50,7 +50,7 @@ class Box:
 
 
 BOXES = {
-    "heston": Box(smc.ParameterSpace(Heston, HESTON, (0.05, 3.0), logarithmic=LOGARITHMIC), smc.Terminal(), 16, 300.0, exact=True),
+    "heston": Box(smc.ParameterSpace(Heston, HESTON, (0.05, 3.0), logarithmic=LOGARITHMIC), smc.Terminal(), 24, 300.0, recipe=smc.Recipe(paths=1024, fresh=4), exact=True),
     "asian": Box(
         smc.ParameterSpace(Heston, HESTON, (0.05, 3.0), (0.0, 0.08), logarithmic=LOGARITHMIC), smc.ArithmeticAverage(), 32, 300.0
     ),
@@ -74,7 +74,7 @@ def _row(law: smc.Distribution, i: int) -> smc.Distribution:
 def simulated_puts(model: smc.Surrogate, points: dict[str, Tensor], paths: int, copies: int = 4) -> tuple[Tensor, Tensor]:
     """Put prices over s (B, L) by independent simulations with four times the steps, and their standard errors."""
     problem = model.problem
-    finer = 4 * problem.substeps if not getattr(problem.space.process, "lognormal", False) else 1
+    finer = 4 * problem.substeps if not getattr(problem.space.example, "lognormal", False) else 1
     fine = replace(problem, substeps=finer, grid=smc.FrequencyGrid(16.0, 384))
     labeller, judge = Labeller(fine, 777), replace(model, problem=fine)
     distance = STRIKES.expand(len(points["maturity"]), -1)

@@ -88,8 +88,8 @@ def phase_sums(
         raise ValueError(f"size must be at most {most} frequencies on a GPU; got {size}")
     real = number_type(x.dtype)
     launch(
-        f"spectrum<{C_TYPE[x.dtype]}, {str(plain).lower()}>", (blocks, sets), (SPECTRUM_THREADS,), x, variance, weight, location, scale, out,
-        np.uint32(paths), np.uint32(size), real(turns),
+        f"spectrum<{C_TYPE[x.dtype]}, {str(plain).lower()}>", (blocks, sets), (SPECTRUM_THREADS,), x, variance, weight, location, scale,
+        out, np.uint32(paths), np.uint32(size), real(turns),
     )  # fmt: skip
     return out.sum(1, dtype=torch.float64)
 

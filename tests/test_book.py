@@ -37,7 +37,7 @@ def test_a_price_in_currency_is_discount_times_forward_times_the_unit_price(book
         carry -= float(row["dividend_yield"])
         market = smc.Market(100.0, rate, float(row["dividend_yield"]))
         value = model.greeks(market, {"volatility": volatility}, maturity, strike, kind).value
-        assert float(row["price"]) == pytest.approx(float(value), abs=1e-8)
+        assert float(row["price"]) == pytest.approx(float(value), abs=1e-4)  # one in single precision, of 100
         bar = float(row["error"]) / (100 * math.exp(-rate * maturity))
         assert 0 < bar < 2 * model.relative_error
     assert [row["id"] for row in rows] == ["7", "8"]
@@ -77,7 +77,7 @@ def test_bad_rows_are_named_by_line_and_the_others_priced(book: Path) -> None:
     found = price_book(fixtures.terminal(), book)
     assert found.problems == [f"book.csv line {3 + 2 * n}: {said}" for n, said in enumerate(BAD.values())]
     assert len(found.rows) == 1 + len(BAD)
-    assert len({tuple(row) for row in found.rows}) == 1
+    assert len({(*row[:4], round(float(row[4]), 5)) for row in map(tuple, found.rows)}) == 1  # prices in single precision
 
 
 def test_a_kind_is_call_or_put(book: Path) -> None:

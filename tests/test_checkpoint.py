@@ -39,7 +39,7 @@ def bits(result: TrainingResult) -> dict[str, Tensor]:
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Send this process a SIGINT during the ``step``-th step from now."""
-    calls, loss = [0], training._loss
+    calls, loss = [0], training.loss_of
 
     def press(*arguments: Tensor) -> Tensor:
         calls[0] += 1
@@ -47,7 +47,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
             os.kill(os.getpid(), signal.SIGINT)
         return loss(*arguments)
 
-    monkeypatch.setattr("spectralmc.training._loss", press)
+    monkeypatch.setattr("spectralmc.training.loss_of", press)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -237,7 +237,7 @@ def test_an_interrupted_training_is_saved_and_not_committed(say: Callable[..., S
     from spectralmc import training
 
     real = training.train
-    monkeypatch.setattr(training, "train", lambda **given: training.TrainingResult(real(**given).surrogate, [], interrupted=True))
+    monkeypatch.setattr(training, "train", lambda **given: training.TrainingResult(real(**given).surrogate, [], "interrupted"))
     Path("t.yaml").write_text(TRAINING)
     say("store", "init")
     status, _, errors = say("train", "t.yaml", "--commit", "models")

@@ -38,7 +38,7 @@ def test_what_was_committed_is_what_is_loaded(store: Store) -> None:
     version = store.commit(model, "first", author="Ada")
     found = store.load("latest")
     assert found.record == {**model.record, "store": {"version": 1, "hash": version.hash}}
-    assert replace(found, network=model.network, record=model.record, centre=model.centre, spread=model.spread) == model
+    assert replace(found, network=model.network, record=model.record, centre=model.centre, spread=model.spread, bars=model.bars) == model
     for name, tensor in model._tensors().items():
         assert torch.equal(found._tensors()[name], tensor)
     again = store.commit(found, "again")

@@ -91,7 +91,7 @@ def test_prices_err_by_no_more_than_the_error_bar_says() -> None:
     points = ASIAN.sample(count, seed=99)
     process, grid = ASIAN.at(points), smc.TimeGrid(points["maturity"], 8)
     pair = (smc.ArithmeticAverage(), smc.GeometricAverage())
-    average, control = smc.simulate(process, grid, smc.Draws(98, "sobol"), 1 << 13, pair, carry=points["carry"])
+    average, control = smc.simulate(process, grid, smc.Draws(98, "sobol"), 1 << 15, pair, carry=points["carry"])
     law = model.distribution(process, points["maturity"], points["carry"])
     k = STRIKES * law.scale[:, None]
     price = model.price(process, points["maturity"], k, "put", points["carry"])
@@ -160,13 +160,13 @@ def test_the_history_and_the_record_say_what_happened() -> None:
 
 def test_a_budget_becomes_steps_once_and_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock that a step moves by 10 ms and nothing else moves: the run ends within the budget and uses most of it."""
-    clock, loss = [0.0], training._loss
+    clock, loss = [0.0], training.loss_of
 
     def tick(*arguments: Tensor) -> Tensor:
         clock[0] += 0.01
         return loss(*arguments)
 
-    monkeypatch.setattr("spectralmc.training._loss", tick)
+    monkeypatch.setattr("spectralmc.training.loss_of", tick)
     monkeypatch.setattr("spectralmc.training.time.process_time", lambda: clock[0])
     model = learn(steps=None, budget=5.0)
     assert 4.0 < clock[0] <= 5.0
@@ -180,7 +180,7 @@ def test_a_budget_too_small_still_takes_some_steps() -> None:
 
 def interrupting(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """Make the ``at``-th step be interrupted."""
-    calls, loss = [0], training._loss
+    calls, loss = [0], training.loss_of
 
     def press(*arguments: Tensor) -> Tensor:
         calls[0] += 1
@@ -188,7 +188,7 @@ def interrupting(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
             raise KeyboardInterrupt
         return loss(*arguments)
 
-    monkeypatch.setattr("spectralmc.training._loss", press)
+    monkeypatch.setattr("spectralmc.training.loss_of", press)
 
 
 @pytest.mark.parametrize("at", [2, 50])

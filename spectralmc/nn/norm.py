@@ -194,7 +194,8 @@ class CovarianceBatchNorm(_BatchNorm):
         """Return the whitened signal."""
         z = self._checked(z).resolve_conj()
         if not self.training and self.running_mean is not None and self.running_covariance is not None:
-            matrix = _matrix(*self.running_covariance.unbind(-1), self.eps, self.weight)
+            rr, ii, ri = self.running_covariance.unbind(-1)
+            matrix = _matrix(rr, ii, ri, self.eps, self.weight)
             return _mapped(z, self.running_mean, matrix, self.bias)
         whiten: Callable[..., tuple[Tensor, Tensor, Tensor]] = _whiten if torch.compiler.is_compiling() else _Whiten.apply
         y, mean, covariance = whiten(z, self.weight, self.bias, self.eps)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from contracts import LAWS, Law
 from fixtures import sigmas
 from torch import Tensor
 
@@ -17,7 +19,15 @@ from spectralmc.processes import Process, Scheme, column, scheme_of
 from spectralmc.spectrum import empirical_characteristic_function
 
 EPS = torch.finfo(torch.float64).eps
-PROCESSES = [smc.BlackScholes(volatility=0.3)]  # a new process joins here, and every law below is applied to it
+BATES = smc.WithJumps(smc.Heston(0.04, 2.0, 0.06, 0.5, -0.7), smc.LognormalJumps(0.5, -0.1, 0.15))
+PROCESSES = [  # a new process joins here, and every law below is applied to it
+    smc.BlackScholes(volatility=0.3),
+    smc.Merton(0.2, 0.7, -0.1, 0.2),
+    smc.VarianceGamma(0.2, -0.1, 0.3),
+    smc.Heston(0.04, 2.0, 0.06, 0.5, -0.7),
+    BATES,
+]
+EXACT = [p for p in PROCESSES if math.isinf(scheme_of(p, None).weak_order)]
 DTYPES = [torch.float32, torch.float64]
 
 
@@ -49,14 +59,39 @@ class TwoFactors:
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
-def test_a_closed_form_is_one_at_zero_bounded_hermitian_and_a_martingale(process: smc.BlackScholes) -> None:
-    u = torch.linspace(-40, 40, 161, dtype=torch.float64)
-    phi = process.characteristic_function(u, 0.7)
-    assert process.characteristic_function(torch.zeros(1).double(), 0.7).item() == 1
-    assert bool((phi.abs() <= 1).all())
-    torch.testing.assert_close(phi.flip(0), phi.conj(), rtol=4 * EPS, atol=0)
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def test_a_closed_form_obeys_the_laws_of_a_characteristic_function(process: Any, law: Any) -> None:
+    scale = float(torch.sqrt(process.integrated_variance(0.7)))
+    law(Law(type(process).__name__, lambda u: process.characteristic_function(u, 0.7), scale, lambda u: torch.full_like(u, 64 * EPS)))
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
+def test_a_closed_form_is_a_martingale_of_any_batch_and_continuous(process: Any) -> None:
     martingale = process.characteristic_function(torch.tensor([-1j], dtype=torch.complex128), 0.7)
-    assert abs(martingale.item() - 1) < 4 * EPS
+    assert abs(martingale.item() - 1) < 16 * EPS
+    u = torch.linspace(0, 60, 6001, dtype=torch.float64)
+    both = process.characteristic_function(u, [0.7, 9.0])
+    torch.testing.assert_close(both[0], process.characteristic_function(u, 0.7), rtol=1e-12, atol=0)
+    for line in (both[1], process.characteristic_function(u - 0.4j, 9.0)):
+        ratio = line[1:] / line[:-1]
+        assert float((ratio[1:] / ratio[:-1] - 1).abs().max()) < 0.01  # a jump of a branch would turn the phase once
+
+
+@pytest.mark.parametrize(
+    ("process", "slower"),
+    [
+        (smc.Merton(0.2, 0.8, -0.1, 0.2), smc.Merton(0.1, 0.2, -0.1, 0.2)),
+        (smc.VarianceGamma(0.2, -0.1, 0.3), smc.VarianceGamma(0.1, -0.025, 1.2)),
+        (smc.Heston(0.04, 2.0, 0.06, 0.8, -0.7), smc.Heston(0.01, 0.5, 0.015, 0.2, -0.7)),
+    ],
+    ids=lambda p: type(p).__name__,
+)
+def test_features_are_the_same_on_another_clock_as_the_law_is(process: Any, slower: Any) -> None:
+    """Four times slower for four times as long: the same law of X."""
+    u = torch.linspace(-9, 9, 19, dtype=torch.float64)
+    torch.testing.assert_close(process.features(0.5), slower.features(2.0), rtol=1e-12, atol=1e-14)
+    same = process.characteristic_function(u, 0.5), slower.characteristic_function(u, 2.0)
+    torch.testing.assert_close(*same, rtol=1e-12, atol=1e-14)
 
 
 def test_the_closed_form_is_the_normal_one() -> None:
@@ -69,8 +104,8 @@ def test_the_closed_form_is_the_normal_one() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
-def test_the_exact_scheme_has_the_law_of_the_closed_form(process: smc.BlackScholes, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("process", EXACT, ids=lambda p: type(p).__name__)
+def test_the_exact_scheme_has_the_law_of_the_closed_form(process: Any, dtype: torch.dtype) -> None:
     """|φ̂ − φ| at 64 frequencies: twice that many normals, so the bound is theirs together, not four for each."""
     sample = smc.simulate(process, smc.TimeGrid(2.0, 3), smc.Draws(21), 1 << 14, smc.Terminal(), dtype=dtype)
     u = torch.linspace(0.1, 12, 64, dtype=torch.float64)

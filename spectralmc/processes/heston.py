@@ -147,7 +147,10 @@ class Heston:
     Where 2κθ < ξ² (Feller's condition violated) the variance reaches zero; law and schemes hold there as well.
 
     State: X and v, (B, N) each; two normals a step, the first that of v.  Schemes: ``quadratic_exponential`` (Andersen 2008, with the
-    first two moments of (X, v') over a step exact), ``euler`` (full truncation; weak order 1, tested where Feller's condition holds).
+    first two moments of (X, v') over a step exact; weak order 2, tested where Feller's condition holds), ``euler`` (full truncation; weak
+    order 1, tested there).  Bias of prices with the former at 16, 32, 64, 128 steps, v₀ and θ in [.02, .25], κ in [.5, 5], ξ in [.1, .8],
+    ρ in [−.95, .5], T in [.05, 3], seven strikes within two standard deviations, in basis points of the forward: mean .13, .036, .010,
+    .003, largest 10.5, 2.6, .8, .27 (tests/benchmarks/heston_bias.py).
 
     Closed form: :math:`\ln\varphi(u) = -\frac{(u^2+iu)hv_0}{1+\xi^2gh} + \kappa\theta\left(gT - \frac2{\xi^2}\ln(1+\xi^2gh)\right)`
     with :math:`\beta=\kappa-i\rho\xi u`, :math:`d=\sqrt{\beta^2+\xi^2(u^2+iu)}`, :math:`g=(\beta-d)/\xi^2=-(u^2+iu)/(\beta+d)` and

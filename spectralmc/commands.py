@@ -22,7 +22,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,12 +142,10 @@ def _list(options: argparse.Namespace) -> int:
     store = _store(options)
     versions = store.list()
     if options.ids:
-        for record in versions:
-            say(f"{record.number} {record.hash}")
+        _say_all(f"{record.number} {record.hash}" for record in versions)
     elif not _json(options, [_plain(record) for record in versions]):
         tags = store.tags()
-        for record in versions:
-            say(_line(record, [name for name, number in tags.items() if number == record.number]))
+        _say_all(_line(record, [name for name, number in tags.items() if number == record.number]) for record in versions)
     return DONE
 
 
@@ -167,8 +165,7 @@ def _show(options: argparse.Namespace) -> int:
 def _log(options: argparse.Namespace) -> int:
     records = _store(options).log()[::-1]
     if not _json(options, [_plain(record) for record in records]):
-        for record in records:
-            say(_line(record))
+        _say_all(map(_line, records))
     return DONE
 
 
@@ -210,6 +207,12 @@ def _gc(options: argparse.Namespace) -> int:
         what = f"{len(done.dropped)} versions ({numbers}) and {len(done.files)} files of {done.bytes} bytes"
         say(f"✓ dropped {what}" if options.yes else f"– would drop {what}; add --yes to do it")
     return DONE
+
+
+def _say_all(lines: Iterable[str]) -> None:
+    """Print many lines at once."""
+    if text := "\n".join(lines):
+        say(text)
 
 
 def _plain(record: Record) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def complain(message: str, status: int) -> int:
 
 def printable(text: str) -> str:
     """Return text of somebody else as one line that moves no cursor."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def let_go(stream: Any) -> None:

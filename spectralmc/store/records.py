@@ -81,7 +81,8 @@ def framed(body: bytes) -> bytes:
 
 def read_record(directory: Directory, sequence: int) -> Record:
     """Return a record whose content matches its own hash and which can be one (``FileNotFoundError``, ``DamagedError``)."""
-    data, place = directory.get("log", file_name(sequence)), place_of("log", file_name(sequence))
+    place = f"log/{file_name(sequence)}"
+    data = directory.get("log", file_name(sequence))
     raw = data[8:-77]
     if data != framed(raw):
         raise DamagedError(f"{place} does not match its own hash")

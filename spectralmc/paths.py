@@ -76,7 +76,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Paths:
-    """Stored paths, for figures: times (M+1,) or (B, M+1) in years and log_return ln(S_t/F_t), (B, N, M+1), both from 0."""
+    """Stored paths, for figures: times (M+1,) or (B, M+1) in years, log_return ln(S_t/F_t) (B, N, M+1) or (A, B, N, M+1), both from 0."""
 
     times: Tensor
     log_return: Tensor
@@ -318,8 +318,9 @@ class _Run:
         for chunk in self.chunks(memory, window, 2 * len(outcomes)):
             for whole, found in zip(outcomes, self.gathered(parts + controls, chunk), strict=True):
                 for name, value in found.items():
-                    out = whole.setdefault(name, torch.empty(self.sets, len(window), dtype=self.dtype))
-                    out[:, chunk.start - window.start : chunk.stop - window.start] = value
+                    if name not in whole:
+                        whole[name] = torch.empty(self.sets, len(window), dtype=self.dtype)
+                    whole[name][:, chunk.start - window.start : chunk.stop - window.start] = value
         runs = self.draws.runs(self.paths) * len(window) // self.paths
         known = [self.known(part, found, runs) for part, found in zip(controls, outcomes[len(parts) :], strict=True)]
         pairs = itertools.chain(known, itertools.repeat((None, None)))

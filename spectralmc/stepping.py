@@ -75,7 +75,8 @@ class Outcome:
         for value in found.values():
             if value.shape != self.zeros.shape:
                 shapes = f"here {tuple(self.zeros.shape)}; got {tuple(value.shape)}"
-                raise ValueError(f"finish of {type(self.functional).__name__} must return (B, N), {shapes}")
+                several = f": {type(self.track.process).__name__} has {self.track.shape[0]} assets" if len(self.track.shape) == 3 else ""
+                raise ValueError(f"finish of {type(self.functional).__name__} must return (B, N), {shapes}{several}")
         return found
 
 

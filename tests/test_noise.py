@@ -318,6 +318,26 @@ class Two(smc.Terminal):
     assets = 2
 
 
+THREE = smc.CorrelatedBlackScholes([0.2, 0.3, 0.4], [[1.0, 0.5, 0.2], [0.5, 1.0, -0.3], [0.2, -0.3, 1.0]])
+
+
+def test_a_basket_is_controlled_by_its_geometric_one() -> None:
+    arguments = THREE, smc.TimeGrid(1.0, 2), smc.Draws(90), 1 << 12, smc.Basket((0.2, 0.3, 0.5))
+    plain, controlled = (smc.simulate(*arguments, carry=0.05, control=c) for c in (False, True))
+    (a, error), (b, small) = (smc.empirical_characteristic_function(sample, U) for sample in (plain, controlled))
+    assert bool(((a - b).abs() < sigmas(18) * error).all())
+    assert float(small.max()) < float(error.max()) / 2
+    known = smc.empirical_characteristic_function(controlled.control, U)
+    exact = torch.exp(-controlled.control_law[1][:, None] / 2 * (U * U + 1j * U))
+    assert bool(((known.value - exact).abs() < sigmas(18) * known.standard_error).all())
+
+
+def test_stored_paths_of_several_assets_have_an_axis_of_assets() -> None:
+    paths = smc.simulate(THREE, smc.TimeGrid(1.0, 4), smc.Draws(90), 16)
+    assert paths.log_return.shape == (3, 1, 16, 5)
+    assert bool((paths.log_return[..., 0] == 0).all())
+
+
 @pytest.mark.parametrize(
     ("process", "functional", "options", "error", "message"),
     [
@@ -357,6 +377,14 @@ class Two(smc.Terminal):
             "a control must take as many normals a step as its process; BlackScholes takes 1, Mismatched 2",
         ),
         (smc.BlackScholes(0.2), Two(), {}, ValueError, "Two takes 2 assets; BlackScholes has 1"),
+        (
+            THREE,
+            smc.Terminal(),
+            {},
+            ValueError,
+            "finish of Terminal must return (B, N), here (1, 8); got (3, 1, 8): CorrelatedBlackScholes has 3 assets",
+        ),
+        (THREE, smc.Basket((0.5, 0.5)), {}, ValueError, "Basket takes 2 assets; CorrelatedBlackScholes has 3"),
         (
             smc.BlackScholes(0.2),
             None,

@@ -37,9 +37,8 @@ class ErrorBars:
 
     def log_scale(self, features: Tensor, distance: Tensor) -> Tensor:
         """Return the logarithm of the typical error, (B, L)."""
-        values = coordinates(features, distance) @ self.coefficients
-        held: Tensor = torch.minimum(torch.maximum(values, self.low), self.high)
-        return held
+        values: Tensor = coordinates(features, distance) @ self.coefficients
+        return torch.minimum(torch.maximum(values, self.low), self.high)
 
 
 def coordinates(features: Tensor, distance: Tensor) -> Tensor:
@@ -47,4 +46,5 @@ def coordinates(features: Tensor, distance: Tensor) -> Tensor:
     y = distance.abs().clamp(max=WIDEST)
     repeated = features[:, None].expand(-1, y.shape[1], -1)
     both = torch.cat([repeated, y[..., None]], -1)
-    return quadratic(both.flatten(0, 1)).unflatten(0, y.shape)
+    rows: Tensor = quadratic(both.flatten(0, 1)).unflatten(0, y.shape)
+    return rows

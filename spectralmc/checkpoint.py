@@ -32,11 +32,9 @@ def write(path: Path, description: dict[str, Any], tensors: dict[str, Tensor]) -
 
     Raises
     ------
-    FileNotFoundError, OSError
-        no such folder; a disk that takes no more (the old checkpoint is untouched).
+    OSError
+        no such folder, or a disk that takes no more: the old checkpoint is untouched.
     """
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no folder {str(path.parent)!r} to write a checkpoint in")
     text = canonical({**description, "format": FORMAT})
     held = {name: real_view(tensor).contiguous() for name, tensor in tensors.items()}
     whole = {"content": _digest(text, held), "description": text}

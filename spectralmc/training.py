@@ -228,7 +228,9 @@ def train(
 
 
 def _stored(path: Path, resume: bool) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    """Return the checkpoint to go on from, if there is one; refuse to write over one."""
+    """Return the checkpoint to go on from, if there is one; refuse to write over one, or where nothing can be written."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no folder {str(path.parent)!r} to write a checkpoint in")
     if resume:
         return checkpoints.read(path)
     if path.exists() or checkpoints.previous(path).exists():

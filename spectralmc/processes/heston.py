@@ -167,7 +167,7 @@ class Heston:
     correlation: Number
     factors: ClassVar[int] = 2
     schemes: ClassVar[tuple[Scheme, ...]] = (
-        Scheme("quadratic_exponential", None, math.nan, _quadratic_exponential),
+        Scheme("quadratic_exponential", None, 2.0, _quadratic_exponential),
         Scheme("euler", None, 1.0, _euler),
     )
 

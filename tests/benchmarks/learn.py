@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,8 @@ class Box:
     time_steps: int
     budget: float
     substeps: int = 1
-    grid: smc.FrequencyGrid = smc.FrequencyGrid(16.0, 96)
-    recipe: smc.Recipe = smc.Recipe()
+    grid: smc.FrequencyGrid = field(default_factory=smc.FrequencyGrid)
+    recipe: smc.Recipe = field(default_factory=smc.Recipe)
     exact: bool = False
 
 

@@ -300,11 +300,7 @@ def test_compiled_is_as_good_as_eager(kind: Any) -> None:
     for name, tensor in eager.state_dict().items():
         torch.testing.assert_close(twin.state_dict()[name], tensor, rtol=1e-5, atol=1e-5)
     z[0, 1] = complex("nan")
-    if kind is SplitBatchNorm:  # no error from compiled code: the batch is skipped
-        assert bool(compiled(z).isnan().any())
-    else:  # runs uncompiled
-        with pytest.raises(ValueError, match="mean or covariance is not finite"):
-            compiled(z)
+    assert bool(compiled(z).isnan().any())  # no error from compiled code: the batch is skipped
     assert bool(torch.isfinite(twin.running_mean).all())
 
 

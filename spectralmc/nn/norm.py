@@ -172,8 +172,8 @@ class CovarianceBatchNorm(_BatchNorm):
     rounding, and det V is taken no smaller than ε σ²/2, so that parts that are equal, or one of them zero, give finite values and
     gradients.  A constant channel gives β.
 
-    Autocast leaves complex tensors alone: the layer computes in its own precision.  Under torch.compile it runs as it is, between the
-    compiled parts (so not with ``fullgraph=True``): the compiler does not fuse complex arithmetic.
+    Autocast leaves complex tensors alone: the layer computes in its own precision.  Under torch.compile it is real arithmetic,
+    which the compiler fuses; such code cannot raise, so a batch that is not finite is skipped and shows in the output only.
 
     Shapes: (B, C) or (B, C, …), complex; statistics over all axes but the second.
 

@@ -115,7 +115,7 @@ def compare(panels: Panels, x_label: str, y_label: str, residual: Residual | Non
             for empty in grid[-len(ratios) // blocks :, column]:
                 empty.remove()
         figure.align_ylabels()
-        return _finished(figure, grid[0, 0])
+        return finished(figure, grid[0, 0])
 
 
 def characteristic(
@@ -141,7 +141,7 @@ def plane(exact: Array, empirical: Any) -> Figure:
         ax.plot(numbers(curve.real), numbers(curve.imag), **EXACT, zorder=1)
         ax.errorbar(numbers(value.real), numbers(value.imag), error, error, **EMPIRICAL)
         ax.set(xlabel=axis("real part", r"\mathrm{Re}\,\varphi(u)", "–"), ylabel=axis("imaginary part", r"\mathrm{Im}\,\varphi(u)", "–"))
-        return _finished(figure, ax)
+        return finished(figure, ax)
 
 
 def density(panels: Panels, residual: Residual | None = "difference") -> Figure:
@@ -170,7 +170,7 @@ def fan(times: Array, quantiles: Array, error: Array, exact: Array, sample: Arra
             ax.errorbar(t[1:], value[1:], bar[1:], **EMPIRICAL | {"label": "empirical quantile ± s.e." if row == 0 else None})
             ax.annotate(f"{100 * level:g} %", (t[-1], law[-1]), (6, 0), textcoords="offset points", va="center", fontsize=8.5)
         ax.set(xlabel=axis("time", "t", "years"), ylabel=axis("price over forward", "S_t/F_t", "–"))
-        return _finished(figure, ax)
+        return finished(figure, ax)
 
 
 def fitted_slope(size: Array, error: Array) -> float:
@@ -191,7 +191,7 @@ def convergence(size: Array, series: Mapping[str, tuple[Array, Array]], x_label:
         ax.set(xscale="log", yscale="log", xlabel=x_label, ylabel=y_label)
         ax.set_xticks(n, [f"{x:g}" for x in n])
         _plain_ticks(ax)
-        return _finished(figure, ax)
+        return finished(figure, ax)
 
 
 def levels(x: Array, series: Mapping[str, Array], x_label: str, y_label: str) -> Figure:
@@ -203,7 +203,7 @@ def levels(x: Array, series: Mapping[str, Array], x_label: str, y_label: str) ->
             ax.plot(numbers(x), numbers(values), line, color=color, marker=marker, markersize=3.2, linewidth=1.1, label=name)
         ax.set(yscale="log", xlabel=x_label, ylabel=y_label)
         _plain_ticks(ax)
-        return _finished(figure, ax)
+        return finished(figure, ax)
 
 
 def errors(x: Array, error: Array, x_label: str, bound: float | None = None) -> Figure:
@@ -239,7 +239,7 @@ def smiles(log_moneyness: Array, volatility: Array, flat: Array, names: Sequence
             ax.set_xlabel(r"$k=\ln(K/F)$ (–)")
         for ax in grid[:, 0]:
             ax.set_ylabel(axis("volatility", r"\sigma", r"per $\sqrt{\mathrm{year}}$"))
-        return _finished(figure, grid[0, 0])
+        return finished(figure, grid[0, 0])
 
 
 def _curves(ax: Axes, curves: Curves) -> None:
@@ -287,7 +287,8 @@ def _plain_ticks(ax: Axes) -> None:
     ax.minorticks_off()
 
 
-def _finished(figure: Figure, ax: Axes) -> Figure:
+def finished(figure: Figure, ax: Axes) -> Figure:
+    """Return a figure closed, with the legend of one of its axes on top, to be written as a small file."""
     handles, labels = ax.get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 5))

@@ -207,7 +207,7 @@ class Heston:
         w = u * u + 1j * u
         beta = kappa - 1j * rho * xi * u
         d = torch.sqrt(beta * beta + xi**2 * w)
-        right = beta.real >= 0  # then β + d does not cancel, else β − d does not
+        right = (beta.real >= 0) & (beta + d != 0)  # then β + d does not cancel, else β − d does not
         g = torch.where(right, -w / torch.where(right, beta + d, 1.0), (beta - d) / xi**2)
         h = torch.where(d == 0, t / 2, -torch.expm1(-d * t) / torch.where(d == 0, 1.0, 2 * d))
         growth = xi**2 * g * h

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import QuantLib as ql
+import QuantLib as ql  # noqa: N813
 import torch
 from fixtures import sigmas
 from torch import Tensor
@@ -261,4 +261,5 @@ def test_a_space_takes_a_function_of_named_parameters() -> None:
     assert space.names == space.free[:2] == ("initial_variance", "jump_intensity")
     points = space.sample(4)
     assert space.at(points).features(points["maturity"]).shape == (4, 8)
-    assert smc.ParameterSpace(smc.Merton, dict.fromkeys(("volatility", "jump_intensity", "jump_mean", "jump_volatility"), 0.1), 1.0).free == ()
+    names = ("volatility", "jump_intensity", "jump_mean", "jump_volatility")
+    assert smc.ParameterSpace(smc.Merton, dict.fromkeys(names, 0.1), 1.0).free == ()

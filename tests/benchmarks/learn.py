@@ -51,9 +51,13 @@ class Box:
 
 BOXES = {
     "heston": Box(
-        smc.ParameterSpace(Heston, HESTON, (0.05, 3.0), logarithmic=LOGARITHMIC), smc.Terminal(), 24, 300.0,
-        recipe=smc.Recipe(paths=1024, fresh=4), exact=True,
-    ),  # fmt: skip
+        smc.ParameterSpace(Heston, HESTON, (0.05, 3.0), logarithmic=LOGARITHMIC),
+        smc.Terminal(),
+        24,
+        300.0,
+        recipe=smc.Recipe(paths=1024, fresh=4),
+        exact=True,
+    ),
     "asian": Box(
         smc.ParameterSpace(Heston, HESTON, (0.05, 3.0), (0.0, 0.08), logarithmic=LOGARITHMIC), smc.ArithmeticAverage(), 32, 300.0
     ),

@@ -161,7 +161,7 @@ def test_the_value_of_the_greeks_is_the_discounted_price() -> None:
     forward = sum(math.exp(carry * i / 8) for i in range(1, 9)) / 8
     unit = asian().price(POINT, 1.0, math.log(105 / (100 * forward)), "put", carry).value
     found = asian().greeks(MARKET, POINT, 1.0, 105.0, "put")
-    assert float(found.value) == pytest.approx(math.exp(-0.05) * 100 * forward * float(unit), abs=1e-4)  # the unit price in single precision
+    assert float(found.value) == pytest.approx(math.exp(-0.05) * 100 * forward * float(unit), abs=1e-4)  # single precision of 100
 
 
 def test_greeks_broadcast_and_take_a_zero_curve() -> None:

@@ -291,7 +291,8 @@ def finished(figure: Figure, ax: Axes) -> Figure:
     """Return a figure closed, with the legend of one of its axes on top, to be written as a small file."""
     handles, labels = ax.get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 5))
+        with plt.rc_context(style()):
+            figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 5))
     plt.close(figure)
     _Palette(figure)
     return figure

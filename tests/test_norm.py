@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spectralmc.nn import CovarianceBatchNorm, SplitBatchNorm
-from spectralmc.nn.norm import _whiten
+from spectralmc.nn.norm import _Apart, _Together, _whiten, _Whiten
 
 KINDS = [SplitBatchNorm, CovarianceBatchNorm]
 DTYPES = [torch.complex64, torch.complex128]
@@ -133,6 +133,35 @@ def test_gradients_are_right_to_second_order(kind: Any, scaled: bool, training: 
 
     assert torch.autograd.gradcheck(call, (z, *layer.parameters()))
     assert torch.autograd.gradgradcheck(call, (z, *layer.parameters()))
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("shape", [(64, 3), (8, 3, 9), (4, 3, 5, 2)])
+def test_the_hand_written_backward_is_that_of_plain_arithmetic(scaled: bool, shape: tuple[int, ...]) -> None:
+    layer, z, weights = affine(CovarianceBatchNorm(3, affine=scaled, dtype=torch.complex128)), skewed(*shape), normal(*shape, seed=5)
+    found = []
+    for whiten in (_Whiten.apply, _whiten):
+        inputs = [t.detach().clone().requires_grad_() for t in (z, *layer.parameters())]
+        y, *statistics = whiten(*inputs, *[None] * (3 - len(inputs)), 1e-3)
+        first = torch.autograd.grad(torch.view_as_real(y * weights).square().sum(), inputs, create_graph=True)
+        second = torch.autograd.grad(sum(g.abs().square().sum() for g in first), inputs)
+        found.append((y, *statistics, *first, *second))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_words_of_64_bits_hold_the_two_parts_and_give_them_back() -> None:
+    """To the bit, signs of zero and numbers that are not finite among them; the gradient of each is the other."""
+    z = normal(40, 3, dtype=torch.complex64)
+    z[:6, 0] = torch.tensor([complex(0.0, -0.0), complex(-0.0, 0.0), complex("nan"), complex("-inf"), complex(1e-42, -1e-42), -1 - 1j])
+    x, y = _Apart.apply(z)
+    for part, expected in ((x, z.real), (y, z.imag)):
+        assert torch.equal(part.view(torch.int32), expected.contiguous().view(torch.int32))
+    assert torch.equal(_Together.apply(x, y).view(torch.int64), z.view(torch.int64))
+    w, grad = normal(5, 2, dtype=torch.complex64).requires_grad_(), normal(5, 2, dtype=torch.complex64, seed=2)
+    u, v = _Apart.apply(w)
+    (whole,) = torch.autograd.grad(_Together.apply(2 * u, 3 * v), w, grad)
+    assert torch.equal(whole, torch.complex(2 * grad.real, 3 * grad.imag))
 
 
 def test_only_what_is_asked_for_is_differentiated() -> None:

@@ -235,20 +235,27 @@ def _mapped(z: Tensor, mean: Tensor, matrix: _Matrix, bias: Tensor | None) -> Te
 
 def _whiten(z: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return y, mean and biased covariance by real arithmetic, which autograd differentiates to any order and a compiler fuses."""
+    # stacks of one row a number: what a compiler computes once a channel, where it would else do so for each value
     axes, shape = _layout(z)
+    share = z.shape[1] / z.numel()  # a factor, since the gradient of a mean divides every value
     words = torch.compiler.is_compiling() and z.dtype == torch.complex64 and z.device.type == "cpu" and sys.byteorder == "little"
-    x, y = _Apart.apply(z) if words else torch.view_as_real(z).unbind(-1)
-    mean = torch.stack((x.mean(axes), y.mean(axes)), -1)
-    unit = _unit((x.detach().abs() + y.detach().abs()).mean(axes), eps)  # y does not depend on it, so neither does the gradient
-    x, y = ((part - m.reshape(shape)) / unit.reshape(shape) for part, m in zip((x, y), mean.unbind(-1), strict=True))
-    rr, ii, ri = x.square().mean(axes), y.square().mean(axes), (x * y).mean(axes)
-    matrix = _matrix(rr, ii, ri, eps / unit / unit, weight)
-    a, b, c, d = (entry.reshape(shape) for entry in matrix)
-    u, v = a * x + b * y, c * x + d * y
-    if bias is not None:
-        u, v = (part + shift.reshape(shape) for part, shift in zip((u, v), bias.unbind(-1), strict=True))
-    out = _Together.apply(u, v) if words else torch.view_as_complex(torch.stack((u, v), -1))
-    return out, mean, torch.stack((rr, ii, ri), -1) * unit.square().unsqueeze(-1)
+    parts = _Apart.apply(z) if words else torch.view_as_real(z).unbind(-1)
+    mean = torch.stack([part.sum(axes) for part in parts]) * share
+    unit = _unit((parts[0].detach().abs() + parts[1].detach().abs()).sum(axes) * share, eps)  # y and its gradient do not depend on it
+    scale = torch.stack((unit.reciprocal(), unit))[0]
+
+    def centred(means: Tensor) -> list[Tensor]:
+        return [(part - m.reshape(shape)) * scale.reshape(shape) for part, m in zip(parts, means, strict=True)]
+
+    # a compiler takes no second derivative, and to first order the covariance does not depend on the centre
+    x, y = centred(mean.detach() if words else mean)
+    rr, ii, ri = torch.stack([product.sum(axes) for product in (x * x, y * y, x * y)]) * share
+    shift = (bias if bias is not None else torch.zeros_like(mean.mT)).unbind(-1)
+    a, b, c, d, e, f = (row.reshape(shape) for row in torch.stack((*_matrix(rr, ii, ri, eps / unit / unit, weight), *shift)))
+    x, y = centred(mean)
+    x, y = a * x + b * y + e, c * x + d * y + f
+    out = _Together.apply(x, y) if words else torch.view_as_complex(torch.stack((x, y), -1))
+    return out, mean.mT, torch.stack((rr, ii, ri), -1) * unit.square().unsqueeze(-1)
 
 
 class _Apart(torch.autograd.Function):

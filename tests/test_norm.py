@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spectralmc.nn import CovarianceBatchNorm, SplitBatchNorm
-from spectralmc.nn.norm import _Apart, _Together, _whiten, _Whiten
+from spectralmc.nn.norm import _Apart, _Together, _Whiten, _whiten
 
 KINDS = [SplitBatchNorm, CovarianceBatchNorm]
 DTYPES = [torch.complex64, torch.complex128]

@@ -239,7 +239,7 @@ def _whiten(z: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -
     axes, shape = _layout(z)
     share = z.shape[1] / z.numel()  # a factor, since the gradient of a mean divides every value
     words = torch.compiler.is_compiling() and z.dtype == torch.complex64 and z.device.type == "cpu" and sys.byteorder == "little"
-    parts = _Apart.apply(z) if words else torch.view_as_real(z).unbind(-1)
+    parts = _Apart.apply(z) if words else torch.view_as_real(z).unbind(-1)  # type: ignore[no-untyped-call]
     mean = torch.stack([part.sum(axes) for part in parts]) * share
     unit = _unit((parts[0].detach().abs() + parts[1].detach().abs()).sum(axes) * share, eps)  # y and its gradient do not depend on it
     scale = torch.stack((unit.reciprocal(), unit))[0]
@@ -254,7 +254,7 @@ def _whiten(z: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -
     a, b, c, d, e, f = (row.reshape(shape) for row in torch.stack((*_matrix(rr, ii, ri, eps / unit / unit, weight), *shift)))
     x, y = centred(mean)
     x, y = a * x + b * y + e, c * x + d * y + f
-    out = _Together.apply(x, y) if words else torch.view_as_complex(torch.stack((x, y), -1))
+    out = _Together.apply(x, y) if words else torch.view_as_complex(torch.stack((x, y), -1))  # type: ignore[no-untyped-call]
     return out, mean.mT, torch.stack((rr, ii, ri), -1) * unit.square().unsqueeze(-1)
 
 
@@ -271,7 +271,7 @@ class _Apart(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad: Any) -> Any:
-        return _Together.apply(*grad)
+        return _Together.apply(*grad)  # type: ignore[no-untyped-call]
 
 
 class _Together(torch.autograd.Function):
@@ -284,7 +284,7 @@ class _Together(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        return _Apart.apply(grad)
+        return _Apart.apply(grad)  # type: ignore[no-untyped-call]
 
 
 def _unit(size: Tensor, eps: float) -> Tensor:

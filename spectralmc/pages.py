@@ -160,9 +160,9 @@ def comparison(name: str, swept: Sequence[str], records: list[dict[str, Any]], f
         _Column("status", []),
         *([_Column("notebook", [record["notebook"] for record in records])] if several else []),
         *(_Column(key, [record["parameters"].get(key) for record in records]) for key in swept),
-        *(_Column(key, [record["scalars"].get(key) for record in records], bars=True) for key in scalars),
-        _Column("verdicts", [_holding(record) for record in records]),
         _Column("seconds", [record["seconds"] if record["started"] else None for record in records], bars=True),
+        _Column("verdicts that hold", [_holding(record) for record in records]),
+        *(_Column(key, [record["scalars"].get(key) for record in records], bars=True) for key in scalars),
     ]
     pictures = _small_figures(records, folder) if figures else [""] * len(records)
     rows = [
@@ -178,7 +178,7 @@ def comparison(name: str, swept: Sequence[str], records: list[dict[str, Any]], f
     ]
     script = (TEMPLATES / "sweep.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    groups = [("", 1)] * several + [("parameters", len(swept)), ("recorded", len(scalars)), ("", 2)]
+    groups = [("", 1)] * several + [("parameters", len(swept)), ("run", 2), ("recorded", len(scalars))]
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
     return environment.get_template("sweep.html.j2").render(
         policy=f"{POLICY}; script-src 'sha256-{digest}'",

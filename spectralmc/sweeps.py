@@ -133,7 +133,8 @@ def sweep(
     """Make every run of a sweep file and leave their pages and the comparison index.html in ``out``; return the records.
 
     Everything is checked before anything runs.  A run that fails, or whose kernel dies, fails alone; a run whose worker is killed is
-    done again, once.  ``resume`` keeps finished runs whose notebook and parameters are unchanged.
+    done again, once.  A verdict that does not hold is a result, and counted as such: it fails no run.  ``resume`` keeps finished runs
+    whose notebook and parameters are unchanged.
 
     Parameters
     ----------
@@ -159,7 +160,7 @@ def sweep(
         make_folder(folder)
         write(folder / _MARK, f"{planned.name}\n")
         page = partial(pages.comparison, planned.name, planned.swept)
-        tasks = [replace(task, path=task.path.resolve()) for task in planned.runs]  # a worker has a folder of its own
+        tasks = [replace(task, path=task.path.resolve(), strict=False) for task in planned.runs]  # a worker has a folder of its own
         return carry_out(tasks, folder, resume, page, pool, tell, _on_one_thread)
 
 

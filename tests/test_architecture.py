@@ -30,7 +30,11 @@ BLIND = ("spectrum", "distribution", "pricing", "black")  # they consume φ and 
 UNSEEN = {"nn", "processes", "training", "surrogate", "draws"}
 BATCH = {"papermill", "nbformat", "nbconvert", "nbclient", "IPython", "yaml"}
 OPTIONAL = BATCH | {"cupy", "matplotlib", "ipywidgets", "PIL", "distributed"}
-AT_THE_TOP = {"figures": {"matplotlib"}, "runner": BATCH, "pages": BATCH | {"PIL"}, "engine": BATCH, "reports": BATCH, "stored": BATCH}
+AT_THE_TOP = {
+    **dict.fromkeys(("runner", "engine", "reports", "stored"), BATCH),
+    "figures": {"matplotlib", "PIL"},
+    "pages": BATCH | {"PIL"},
+}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = [path for path in FILES if path.parent != PACKAGE or not path.stem.startswith("__")]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import multiprocessing
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -57,11 +58,12 @@ def cluster(address: str) -> Iterator[Workers]:
     except ModuleNotFoundError:
         raise InputError("a cluster needs Dask: in the clone, pip install -e '.[batch,cluster]'") from None
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what happens to a run is told with the run
-    try:
-        client = Client(address, timeout=_PATIENCE, set_as_default=False)
-    except Exception as failure:  # nobody there, somebody else there, no certificate: each with an exception of its own
-        reason = " ".join(str(failure.__cause__ or failure).split())
-        raise InputError(f"no Dask scheduler answers at {address}: {reason or type(failure).__name__}") from None
+    with ThreadPoolExecutor(1) as aside:  # a loop of its own: a notebook's is running already
+        failure = aside.submit(_greet, address).exception()
+    if failure is not None:  # nobody there, somebody else there, no certificate: each with an exception of its own
+        reason = " ".join(str(failure).split()) or type(failure).__name__
+        raise InputError(f"no Dask scheduler answers at {address}: {reason}")
+    client: Any = Client(address, timeout=_PATIENCE, set_as_default=False)
     try:
         threads = sum(client.nthreads().values())
         if threads == 0:
@@ -70,6 +72,17 @@ def cluster(address: str) -> Iterator[Workers]:
     finally:
         with suppress(OSError, TimeoutError):
             client.close(timeout=_PATIENCE)
+
+
+def _greet(address: str) -> None:
+    """Ask a scheduler who it is, or raise what went wrong.  `Client` would wait for a stranger without end."""
+    from distributed import Security, rpc
+
+    async def ask() -> None:
+        async with rpc(address, connection_args=Security().get_connection_args("client"), timeout=_PATIENCE) as scheduler:
+            await scheduler.identity()
+
+    asyncio.run(asyncio.wait_for(ask(), _PATIENCE))
 
 
 def _refuse_open(address: str) -> None:

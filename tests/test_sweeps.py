@@ -153,8 +153,10 @@ def test_each_run_fails_alone_a_killed_worker_is_made_good_and_resume_makes_the_
 
 
 def test_a_sweep_that_grew_makes_what_is_new(file: Callable[..., Path], tmp_path: Path) -> None:
-    first = sweeps.sweep(file(grid={"seed": [1, 3]}), tmp_path / "out", workers=1)
-    second = sweeps.sweep(file(grid={"seed": [1, 2, 3]}), tmp_path / "out", True, workers=2)
+    path = file(grid={"seed": [1, 3]})
+    first = sweeps.sweep(path, tmp_path / "out", workers=1)
+    path.write_text(path.read_text().replace("- 3", "- 2\n  - 3"))
+    second = sweeps.sweep(path, tmp_path / "out", True, workers=2)
     assert [record["seed"] for record in second] == [1, 2, 3]
     assert [second[0], second[2]] == first
 
@@ -244,7 +246,7 @@ def test_an_open_connection_to_another_machine_is_refused(host: str) -> None:
 
 def test_a_cluster_without_dask_or_workers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(0, dashboard_address=None, silence_logs=50) as empty:
+    with distributed.LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=None, silence_logs=50) as empty:
         refused(empty.scheduler_address, f"the Dask scheduler at {empty.scheduler_address} has no workers: start some with 'dask worker")
     monkeypatch.setitem(sys.modules, "distributed", None)
     refused("tcp://127.0.0.1:8786", "a cluster needs Dask: in the clone, pip install -e '.[batch,cluster]'")

@@ -69,6 +69,15 @@ def _parser() -> _Parser:
     report.add_argument("--workers", metavar="N", type=int, default=1, help="processes that run notebooks (default: %(default)s)")
     report.set_defaults(command=_report)
 
+    sweep = several.add_parser("sweep", help="run notebooks over a grid or list of parameters and compare the runs on one page")
+    sweep.add_argument("file", metavar="FILE.yaml")
+    sweep.add_argument("--out", metavar="DIR", required=True, help="folder of the runs and their comparison index.html")
+    sweep.add_argument("--resume", action="store_true", help="keep finished runs whose notebook and parameters are unchanged")
+    where = sweep.add_mutually_exclusive_group()
+    where.add_argument("--workers", metavar="N", type=int, help="processes that run notebooks (default: one a core)")
+    where.add_argument("--scheduler", metavar="ADDRESS", help="a Dask scheduler, tcp://127.0.0.1:PORT or tls://HOST:PORT")
+    sweep.set_defaults(command=_sweep)
+
     notebooks = several.add_parser("notebooks", help="store clean outputs in the notebooks, or check the stored ones")
     what = notebooks.add_mutually_exclusive_group(required=True)
     what.add_argument("--update", action="store_true", help="run each on its defaults and store its outputs")
@@ -100,15 +109,26 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from spectralmc import reports
 
-    def tell(record: dict[str, Any]) -> None:
-        with tqdm.external_write_mode():
-            say(_line(record))
+    return _ended(options, reports.report(options.out, options.resume, runs=options.runs, workers=options.workers, tell=_tell))
 
-    records = reports.report(options.out, options.resume, runs=options.runs, workers=options.workers, tell=tell)
+
+def _sweep(options: argparse.Namespace) -> int:
+    from spectralmc import sweeps
+
+    made = sweeps.sweep(options.file, options.out, options.resume, workers=options.workers, scheduler=options.scheduler, tell=_tell)
+    return _ended(options, made)
+
+
+def _tell(record: dict[str, Any]) -> None:
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode():
+        say(_line(record))
+
+
+def _ended(options: argparse.Namespace, records: list[dict[str, Any]]) -> int:
     say(f"{Path(options.out) / 'index.html'}")
     return DONE if all(record["status"] == "done" for record in records) else FAILED
 

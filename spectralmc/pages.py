@@ -1,16 +1,21 @@
-"""Pages people read: one notebook as one offline HTML file, and the gallery of a report.
+"""Pages people read: one notebook as one offline HTML file, the gallery of a report, the comparison of a sweep.
 
-A page fetches nothing and runs nothing: its content-security policy allows embedded images and its own style. Formulae become
-MathML, which browsers show by themselves.
+A page fetches nothing and runs nothing but, in a comparison, the one script that sorts it: its content-security policy allows embedded
+images, its own style and that script by its hash. Formulae become MathML, which browsers show by themselves.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
+import io
 import re
 import secrets
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +23,14 @@ import nbformat
 from jinja2 import Environment, FileSystemLoader
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
+from PIL import Image
 
 from spectralmc.verdicts import columns, shown
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 TEMPLATES = Path(__file__).parent / "templates"
+_FIGURES = 1_400_000  # letters that the figures of a comparison may take, so that the page stays below 2 MB
+_SMALL = (420, 300), 48  # largest size and number of colours of such a figure
 # Code first, so that a dollar inside it stays what it is; then displayed, then inline formulae.
 _FORMULA = re.compile(
     r"(?P<code>```.*?```|`[^`\n]*`|\\\$)|\$\$(?P<block>.+?)\$\$|(?<!\$)\$(?=[^\s$])(?P<inline>[^$]*?[^\s$\\])\$(?!\d)", re.S
@@ -114,7 +122,7 @@ def _card(record: dict[str, Any], folder: Path, figures: bool) -> dict[str, Any]
     return {
         **record,
         "page": record["files"].get("html"),
-        "thumbnail": _first_figure(folder, record) if figures else "",
+        "thumbnail": _first_figure(folder / record["files"].get("ipynb", "")) if figures else "",
         "summary": summary(record),
         "broken": not all(row["holds"] for row in record["verdicts"]),
         "verdicts": [columns(row) for row in record["verdicts"]],
@@ -130,14 +138,117 @@ def summary(record: dict[str, Any]) -> str:
     return " · ".join([*verdicts, *([f"{record['seconds']:.1f} s"] if record["started"] else [])])
 
 
-def _first_figure(folder: Path, record: dict[str, Any]) -> str:
+def _first_figure(file: Path) -> str:
     try:
-        notebook = nbformat.read(folder / record["files"]["ipynb"], as_version=4)
-    except (KeyError, OSError, ValueError):  # a card without a figure is better than no gallery
+        notebook = nbformat.read(file, as_version=4)
+    except (OSError, ValueError):  # a card without a figure is better than no gallery
         return ""
     outputs = (output for cell in notebook.cells for output in cell.get("outputs", []))
     figures = (output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {}))
     return re.sub(r"\s", "", next(figures, ""))
+
+
+def comparison(name: str, swept: Sequence[str], records: list[dict[str, Any]], folder: Path, figures: bool = True) -> str:
+    """Return the page that compares the runs of a sweep: a table to sort, and the first figure of each run, small, in its order.
+
+    ``swept`` are the parameters that differ, one column each beside those of the recorded scalars.
+    """
+    scalars = list(dict.fromkeys(key for record in records for key in record["scalars"]))
+    several = len({record["notebook"] for record in records}) > 1
+    columns = [
+        _Column("run", []),
+        _Column("status", []),
+        *([_Column("notebook", [record["notebook"] for record in records])] if several else []),
+        *(_Column(key, [record["parameters"].get(key) for record in records]) for key in swept),
+        _Column("seconds", [record["seconds"] if record["started"] else None for record in records], bars=True),
+        _Column("verdicts that hold", [_holding(record) for record in records]),
+        *(_Column(key, [record["scalars"].get(key) for record in records], bars=True) for key in scalars),
+    ]
+    pictures = _small_figures(records, folder) if figures else [""] * len(records)
+    rows = [
+        {
+            **{key: record[key] for key in ("name", "status", "reason")},
+            "index": index,
+            "page": record["files"].get("html"),
+            "thumbnail": picture,
+            "caption": " · ".join(f"{key} {shown(record['parameters'].get(key))}" for key in swept),
+            "cells": [column.cell(index) for column in columns[2:]],
+        }
+        for index, (record, picture) in enumerate(zip(records, pictures, strict=True))
+    ]
+    script = (TEMPLATES / "sweep.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    groups = [("", 1)] * several + [("parameters", len(swept)), ("run", 2), ("recorded", len(scalars))]
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
+    return environment.get_template("sweep.html.j2").render(
+        policy=f"{POLICY}; script-src 'sha256-{digest}'",
+        style=_style(),
+        script=script,
+        name=name,
+        counts=Counter(record["status"] for record in records),
+        about=", ".join(sorted({record["title"] for record in records})),
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        failures=[row for row in rows if row["status"] == "failed"],
+        groups=[(title, width) for title, width in groups if width],
+        columns=columns,
+        rows=rows,
+        without=sum(bool(record["files"]) and not picture for record, picture in zip(records, pictures, strict=True)) if figures else 0,
+    )
+
+
+class _Column:
+    """One column of a comparison: its values as text, what they sort by, and how far a bar behind a number reaches."""
+
+    def __init__(self, title: str, values: list[Any], bars: bool = False) -> None:
+        self.title, self.values = title, values
+        self.numbers = [float(v) if isinstance(v, int | float) and not isinstance(v, bool) else None for v in values]
+        self.number = bool(values) and all(v is None or n is not None for v, n in zip(values, self.numbers, strict=True))
+        known = [abs(number) for number in self.numbers if number is not None]
+        self.longest = max(known, default=0.0) if bars and self.number and len(set(known)) > 1 else 0.0
+
+    def cell(self, row: int) -> dict[str, Any]:
+        value, number = self.values[row], self.numbers[row]
+        part = None if number is None or not self.longest else round(100 * abs(number) / self.longest, 1)
+        text = "" if value is None else ", ".join(map(shown, value)) if isinstance(value, list) else shown(value)
+        return {"text": text, "value": "" if value is None else value, "number": self.number, "part": part}
+
+
+def _holding(record: dict[str, Any]) -> str | None:
+    holds = [row["holds"] for row in record["verdicts"]]
+    return f"{sum(holds)} of {len(holds)}" if holds else None
+
+
+def _small_figures(records: list[dict[str, Any]], folder: Path) -> list[str]:
+    """Return the first figure of every run as a small PNG in base64, as far as they fit into one page."""
+    room, found = _FIGURES, list[str]()
+    for record in records:
+        picture = _small_figure(folder, record)
+        room -= len(picture)
+        found.append(picture if room >= 0 else "")
+    return found
+
+
+def _small_figure(folder: Path, record: dict[str, Any]) -> str:
+    try:
+        file = folder / record["files"]["ipynb"]
+        return _small(file, file.stat().st_mtime_ns)
+    except (KeyError, OSError, ValueError):
+        return ""
+
+
+@lru_cache(maxsize=4096)  # the page is written anew after every run
+def _small(file: Path, _: int) -> str:
+    figure = _first_figure(file)
+    if not figure:
+        return ""
+    size, colours = _SMALL
+    small = io.BytesIO()
+    with Image.open(io.BytesIO(base64.b64decode(figure))) as picture:
+        flat = Image.new("RGB", picture.size, "white")
+        flat.paste(picture, mask=picture.getchannel("A") if picture.mode == "RGBA" else None)
+        flat.thumbnail(size, Image.Resampling.LANCZOS)
+        flat.quantize(colours).save(small, "PNG", optimize=True)
+    return base64.b64encode(small.getvalue()).decode()
 
 
 def _style() -> str:

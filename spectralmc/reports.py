@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from spectralmc import pages
+from spectralmc.executors import Workers, each, local
 from spectralmc.records import read_record
-from spectralmc.runner import InputError, Plan, blank, make_folder, perform, plan, read_yaml, spare, terminable, write
+from spectralmc.runner import InputError, Plan, blank, make_folder, perform, plan, read_yaml, spare, write
 
 
 def plans(runs: Path | str) -> list[Plan]:
@@ -56,9 +56,20 @@ def report(
     Everything is checked before anything runs; a run that fails does not stop the others; the gallery is rewritten after every
     run. ``resume`` keeps finished runs whose notebook and parameters are unchanged. ``tell`` hears of each run as it ends.
     """
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise InputError(f"workers must be a whole number of at least 1; got {workers!r}")
-    tasks, out = plans(runs), Path(out)
+    pool, tasks, out = local(workers), plans(runs), Path(out)
+    return carry_out(tasks, out, resume, pages.gallery, None if workers == 1 or len(tasks) < 2 else pool, tell)
+
+
+def carry_out(
+    tasks: list[Plan],
+    out: Path,
+    resume: bool,
+    page: Callable[..., str],
+    workers: Workers | None,
+    tell: Callable[[dict[str, Any]], None],
+    attempt: Callable[..., dict[str, Any]] | None = None,
+) -> list[dict[str, Any]]:
+    """Make the planned runs that are not done, in this process or by ``workers``, and keep ``page`` of them in index.html."""
     for task in tasks:
         spare(task, out)
     make_folder(out)
@@ -66,26 +77,27 @@ def report(
     waiting = [task for task in tasks if records[task.name]["status"] == "waiting"]
     for name in records.keys() - {task.name for task in waiting}:
         tell(records[name])
-    _publish(records, out)
+    publish = partial(_publish, records, out, page)
+    publish()
     try:
-        for record in tqdm(_each(waiting, out, workers), total=len(waiting), unit="notebook", disable=None):
+        for record in tqdm(_each(waiting, out, workers, attempt or make), total=len(waiting), unit="run", disable=None):
             records[record["name"]] = record
-            with suppress(OSError):  # the disk is full: the gallery of before still stands, and the last one below may fit
-                _publish(records, out)
+            with suppress(OSError):  # the disk is full: the page of before still stands, and the last one below may fit
+                publish()
             tell(record)
     finally:
         for task in waiting:  # an interrupted run has left its record too
             records[task.name] = _stored(task, out) or records[task.name]
-        _publish(records, out)
+        publish()
     return list(records.values())
 
 
-def _publish(records: dict[str, dict[str, Any]], out: Path) -> None:
-    """Write the gallery; if there is no room for its figures, without them."""
+def _publish(records: dict[str, dict[str, Any]], out: Path, page: Callable[..., str]) -> None:
+    """Write the page of all runs; if there is no room for its figures, without them."""
     try:
-        write(out / "index.html", pages.gallery(list(records.values()), out))
+        write(out / "index.html", page(list(records.values()), out))
     except OSError:
-        write(out / "index.html", pages.gallery(list(records.values()), out, figures=False))
+        write(out / "index.html", page(list(records.values()), out, figures=False))
 
 
 def _stored(task: Plan, out: Path) -> dict[str, Any] | None:
@@ -104,41 +116,33 @@ def _finished(task: Plan, out: Path) -> dict[str, Any] | None:
     return record if same and whole else None
 
 
-def _each(tasks: list[Plan], out: Path, workers: int) -> Iterator[dict[str, Any]]:
+def _each(tasks: list[Plan], out: Path, workers: Workers | None, attempt: Callable[..., dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield the record of every task as it ends."""
-    if workers == 1 or len(tasks) < 2:
-        yield from (_attempt(task, out) for task in tasks)
+    if workers is None:
+        yield from (attempt(task, out) for task in tasks)
         return
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=multiprocessing.get_context("spawn"))
-    futures: dict[Future[dict[str, Any]], Plan] = {pool.submit(_attempt, task, out): task for task in tasks}
-    lost: list[Plan] = []
-    try:
-        with terminable():
-            for future in as_completed(futures):
-                try:
-                    yield future.result()
-                except BrokenProcessPool:  # one worker was killed, and the pool with it
-                    lost.append(futures[future])
-    except BaseException:
-        for worker in multiprocessing.active_children():
-            worker.terminate()  # each marks the cell it was in and ends
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-    yield from (_alone(task, out) for task in lost)
+    for task, found in each(tasks, partial(attempt, out=out.resolve()), workers):
+        yield _failure(task, out, found) if isinstance(found, Exception) else _here(task, out, found)
 
 
-def _alone(task: Plan, out: Path) -> dict[str, Any]:
-    """Run a task in a worker of its own, so that it takes nobody with it."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            return pool.submit(_attempt, task, out).result()
-        except BrokenProcessPool:
-            (out / f"{task.name}.part.ipynb").unlink(missing_ok=True)
-            return {**blank(task), "status": "failed", "reason": "its worker process was killed; give it more memory or smaller parameters"}
+def _failure(task: Plan, out: Path, failure: Exception) -> dict[str, Any]:
+    (out / f"{task.name}.part.ipynb").unlink(missing_ok=True)
+    reason = "its worker process was killed; give it more memory or smaller parameters"
+    if not isinstance(failure, BrokenExecutor) and type(failure).__name__ != "KilledWorker":  # Dask's name for the same
+        reason = f"{type(failure).__name__} on its worker: {failure}"
+    return {**blank(task), "status": "failed", "reason": reason}
 
 
-def _attempt(task: Plan, out: Path) -> dict[str, Any]:
+def _here(task: Plan, out: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Return the record if the files it names have come here: a cluster may have written them elsewhere."""
+    if missing := [file for file in record["files"].values() if not (out / file).is_file()]:
+        reason = f"{missing[0]} is not in {out}: the workers of a cluster must share this folder"
+        return {**record, "status": "failed", "reason": reason, "files": {}}
+    return record
+
+
+def make(task: Plan, out: Path) -> dict[str, Any]:
+    """Make one run and return its record, whatever happens."""
     try:
         return perform(task, out).record
     except OSError as failure:  # not even the record could be written

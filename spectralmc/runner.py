@@ -233,6 +233,7 @@ class Plan:
     parameters: dict[str, Any]
     timeout: float | None
     inputs: str
+    strict: bool = True  # a verdict that does not hold fails the run
 
 
 def plan(notebook: Path | str, parameters: dict[str, Any] | None = None, timeout: Any = None, name: Any = None) -> Plan:
@@ -306,7 +307,7 @@ def perform(task: Plan, out: Path) -> Result:
         executed = executed_notebook(part)
         record |= _found_in(executed)
         record["error"] = record["error"] or error
-        record |= _judged(record)
+        record |= _judged(record, task.strict)
         _keep(record, executed, part, task.path.parent)
     if interrupted:
         raise KeyboardInterrupt
@@ -386,10 +387,10 @@ def _found_in(notebook: Any) -> dict[str, Any]:
     return {**found, "verdicts": list(found["verdicts"].values())}
 
 
-def _judged(record: dict[str, Any]) -> dict[str, Any]:
-    """Return status and reason: a claim that does not hold is a failed check."""
+def _judged(record: dict[str, Any], strict: bool) -> dict[str, Any]:
+    """Return status and reason: a claim that does not hold is a failed check, unless the run is to find out where it holds."""
     error, broken = record["error"], [row["claim"] for row in record["verdicts"] if not row["holds"]]
-    reason = f"{len(broken)} of {len(record['verdicts'])} claims do not hold: {'; '.join(broken)}" if broken else None
+    reason = f"{len(broken)} of {len(record['verdicts'])} claims do not hold: {'; '.join(broken)}" if broken and strict else None
     if error:
         place = f"Cell {error['cell']}: " if error["cell"] else ""
         reason = f"{place}{error['ename']}: {error['evalue']}".strip().removesuffix(":")

@@ -22,14 +22,19 @@ ORDER = (
     "validation", "device", "draws", "parameters", "processes", "functionals", "stepping", "cuda", "fused", "paths", "spectrum", "black",
     "montecarlo", "distribution", "pricing", "nn", "problem", "labels", "bars", "evaluation", "surrogate", "calibration", "ring", "readout",
     "optimizer", "checkpoint", "interrupts", "graphs", "training", "market", "store", "book", "records", "verdicts", "figures", "explorer",
-    "pages", "terminal", "engine", "runner", "reports", "stored", "commands", "cli",
+    "pages", "terminal", "engine", "runner", "executors", "reports", "sweeps",
+    "stored", "commands", "cli",
 )
 # fmt: on
 BLIND = ("spectrum", "distribution", "pricing", "black")  # they consume φ and never ask where it comes from
 UNSEEN = {"nn", "processes", "training", "surrogate", "draws"}
 BATCH = {"papermill", "nbformat", "nbconvert", "nbclient", "IPython", "yaml"}
-OPTIONAL = BATCH | {"cupy", "matplotlib", "ipywidgets"}
-AT_THE_TOP = {"figures": {"matplotlib"}, "runner": BATCH, "pages": BATCH, "engine": BATCH, "reports": BATCH, "stored": BATCH}
+OPTIONAL = BATCH | {"cupy", "matplotlib", "ipywidgets", "PIL", "distributed"}
+AT_THE_TOP = {
+    **dict.fromkeys(("runner", "engine", "reports", "stored"), BATCH),
+    "figures": {"matplotlib", "PIL"},
+    "pages": BATCH | {"PIL"},
+}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = [path for path in FILES if path.parent != PACKAGE or not path.stem.startswith("__")]

@@ -41,14 +41,14 @@ def pins() -> dict[str, Version]:
 
 
 def test_the_extras_are_those_of_the_documentation() -> None:
-    assert list(EXTRAS) == ["batch", "lab", "test", "cuda11", "cuda13"]
+    assert list(EXTRAS) == ["batch", "lab", "cluster", "test", "cuda11", "cuda13"]
     assert "jupyterlab" not in required("batch")
     assert len(PROJECT["dependencies"]) <= 4
 
 
-@pytest.mark.parametrize("name", sorted(required("batch", "lab", "test")))
+@pytest.mark.parametrize("name", sorted(required("batch", "lab", "cluster", "test")))
 def test_every_requirement_is_a_range_that_admits_its_pin(name: str) -> None:
-    requirement = required("batch", "lab", "test")[name]
+    requirement = required("batch", "lab", "cluster", "test")[name]
     assert re.search(r">=", str(requirement.specifier)), requirement
     assert requirement.specifier.contains(pins()[name]), requirement
 
@@ -108,5 +108,5 @@ def test_the_engine_is_found_by_papermill() -> None:
 
 
 def test_templates_are_installed_with_the_package() -> None:
-    for name in ("style.css", "gallery.html.j2", "page/index.html.j2", "page/conf.json"):
+    for name in ("style.css", "gallery.html.j2", "sweep.html.j2", "sweep.js", "page/index.html.j2", "page/conf.json"):
         assert (Path(spectralmc.__file__).parent / "templates" / name).is_file()

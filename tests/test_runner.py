@@ -427,7 +427,7 @@ def test_a_gallery_without_room_for_figures_goes_without_them(reported: Path, tm
         whole(path, text)
 
     monkeypatch.setattr(reports, "write", write)
-    reports._publish({"good": record(reported, "good")}, tmp_path)
+    reports._publish({"good": record(reported, "good")}, tmp_path, pages.gallery)
     assert 'href="good.html"' in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 

@@ -83,7 +83,7 @@ def test_torch_is_named_once_and_fits_its_base_the_project_and_the_oldest_lane()
     assert own["torch"] == arguments()["TORCH_VERSION"]
     assert f"cuda:{toolkit[:-1]}.{toolkit[-1]}." in arguments()["BUILDER_BASE"]
     assert arguments()["BUILDER_BASE"].split("@")[0].replace("devel", "runtime") == arguments()["RUNTIME_BASE"].split("@")[0]
-    assert re.findall(r"^FLOOR_PINS := torch==(\S+) numpy==(\S+)$", (ROOT / "Makefile").read_text(), re.M) == [(version, own["numpy"])]
+    assert re.findall(r"^floor_PINS := torch==(\S+) numpy==(\S+)$", (ROOT / "Makefile").read_text(), re.M) == [(version, own["numpy"])]
     assert f"numpy=={own['numpy']} " in DOCKERFILE
     assert all(own[name] != tested.get(name) for name in own)  # only what differs
     allowed = {r.name: r.specifier for r in map(Requirement, ENVIRONMENT["dependencies"][2]["pip"][:-1])}

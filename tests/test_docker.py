@@ -21,6 +21,8 @@ import torch
 import yaml
 from packaging.requirements import Requirement
 
+from spectralmc.device import TORCH_SUPPORTED
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCKER = ROOT / "docker"
 DOCKERFILE = (DOCKER / "Dockerfile").read_text(encoding="utf-8")
@@ -86,6 +88,7 @@ def test_torch_is_named_once_and_fits_its_base_the_project_and_the_oldest_lane()
     assert re.findall(r"^floor_PINS := torch==(\S+) numpy==(\S+)$", (ROOT / "Makefile").read_text(), re.M) == [(version, own["numpy"])]
     assert f"numpy=={own['numpy']} " in DOCKERFILE
     assert all(own[name] != tested.get(name) for name in own)  # only what differs
+    assert re.findall(r"^newest_PINS := torch>=(\d+)\.(\d+) ", (ROOT / "Makefile").read_text(), re.M) == [tuple(map(str, TORCH_SUPPORTED[1]))]
     allowed = {r.name: r.specifier for r in map(Requirement, ENVIRONMENT["dependencies"][2]["pip"][:-1])}
     assert all(allowed[name].contains(pin) for name, pin in own.items() if name in allowed)
 
@@ -203,7 +206,10 @@ def test_without_a_card_the_override_asks_for_none() -> None:
     for service in services("compose.yml", "compose.cpu.yml").values():
         assert "deploy" not in service
         assert service["environment"]["SPECTRALMC_GPU"] == ""
-        assert service["build"]["args"]["TORCH_STAGE"] == "torch-provided"
+        given = service["build"]["args"]
+        assert given["TORCH_STAGE"] == "torch-provided"
+        assert given["BUILDER_BASE"] == given["RUNTIME_BASE"]
+        assert re.fullmatch(r"ubuntu:22\.04@sha256:[0-9a-f]{64}", given["RUNTIME_BASE"])
 
 
 @pytest.mark.parametrize(("asked", "checked", "status"), [("", 0, 0), ("", 1, 0), ("1", 0, 0), ("1", 1, 1)])

@@ -70,7 +70,8 @@ build() {  # build LOG [OPTION…]
 
 refused() {  # refused LOG SENTENCE [OPTION…]: a build that must fail, and say so
   ! build "$1" "${@:3}" || fail "$1: the build went on"
-  grep -m 1 -o "$2.*" "$STATE/$1.log" || { tail -n 30 "$STATE/$1.log"; fail "$1: the build failed without the sentence '$2'"; }
+  grep -m 1 -o -E "^#[0-9]+ [0-9.]+ $2.*" "$STATE/$1.log" || # a line of output, not the command that would print it
+    { tail -n 30 "$STATE/$1.log"; fail "$1: the build failed without the sentence '$2'"; }
 }
 kept() { mv "$CONTEXT/$1.kept" "$CONTEXT/$1"; }
 
@@ -140,7 +141,7 @@ expect 'pip check' "$(inside pip check)" 'No broken requirements found.'
 expect 'user' "$(inside id -u)" 1234
 expect 'locale' "$(inside python -c 'import locale; print(locale.getpreferredencoding())')" UTF-8
 expect 'a mounted notebook folder is written' "$(inside sh -c 'touch notebooks/new && echo yes')" yes
-expect 'the cache of CuPy is written' "$(inside sh -c 'touch "$CUPY_CACHE_DIR/new" && echo yes')" yes
+expect 'the caches are written' "$(inside sh -c 'touch "$CUPY_CACHE_DIR/new" ~/.cache/new && echo yes')" yes
 expect 'the store is written' "$(inside sh -c 'touch models/new && echo yes')" yes
 expect 'capabilities' "$(inside sed -n 's/^CapBnd:\t//p' /proc/1/status)" 0000000000000000
 expect 'privileges to be had' "$(inside sed -n 's/^NoNewPrivs:\t//p' /proc/1/status)" 1  # 1: none

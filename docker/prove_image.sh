@@ -113,7 +113,7 @@ sed -i.kept 's|^ENV PIP_CONSTRAINT=.*|COPY docker/newer /opt/newer\nENV PIP_FIND
 refused unconstrained 'torch must stay'
 kept docker/Dockerfile
 say 'a wheel of another version, a second wheel, a user that is root:'
-refused version 'torch must be 2.4.1+cu118' --build-arg TORCH_VERSION=2.4.1+cu118
+refused version 'torch must be 2.4.1[+]cu118' --build-arg TORCH_VERSION=2.4.1+cu118
 cp "$CONTEXT/docker/newer/torch-2.99-py3-none-any.whl" "$CONTEXT/docker/wheels"
 refused two 'docker/wheels must hold exactly one wheel of torch; got torch-'
 rm "$CONTEXT/docker/wheels/torch-2.99-py3-none-any.whl"

@@ -30,7 +30,10 @@ test-notebooks: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(RUN) pytest $(NBVAL) -p no:cacheprovider -n 2 --dist loadfile notebooks
 
 test-floor: ## the same tests on the oldest supported torch and a NumPy of its time, in .venv-floor (5 GB)
-	$(MAKE) test-unit test-notebooks VENV=.venv-floor FLOOR=1  # types are checked against the newest torch
+	$(MAKE) test-unit test-notebooks VENV=.venv-floor LANE=floor  # types are checked against the pinned torch
+
+test-newest: ## the same tests on the newest supported torch and NumPy, in .venv-newest (6 GB)
+	$(MAKE) test-unit test-notebooks VENV=.venv-newest LANE=newest
 
 lab: $(VENV)/.lab ## JupyterLab on this machine's loopback, with a token
 	cd notebooks && ../$(RUN) jupyter lab --ip=127.0.0.1 --ServerApp.root_dir=. --ServerApp.terminals_enabled=False \
@@ -38,14 +41,15 @@ lab: $(VENV)/.lab ## JupyterLab on this machine's loopback, with a token
 	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None $(LAB_OPTIONS)
 
 clean: ## remove the virtual environments and the reports
-	rm -rf .venv .venv-floor reports
+	rm -rf .venv .venv-floor .venv-newest reports
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# The oldest lane replaces the pins of torch and NumPy and keeps the others.
-ifdef FLOOR
-FLOOR_PINS := torch==2.4.1 numpy==2.3.5
+# A lane replaces the pins of torch, of what comes with it and of NumPy, and keeps the others.
+floor_PINS := torch==2.4.1 numpy==2.3.5
+newest_PINS := torch>=2.15 numpy>=2.4.6
+ifdef LANE
 PIP := $(RUN) pip install --quiet --disable-pip-version-check --constraint $(VENV)/constraints.txt
 endif
 
@@ -56,9 +60,9 @@ $(VENV)/.python:
 
 # torch first and by its exact version, so that no later step draws in another build
 $(VENV)/.torch: $(VENV)/.python constraints.txt
-ifdef FLOOR
-	grep -v -E '^(torch|numpy|triton)==' constraints.txt > $(VENV)/constraints.txt
-	printf '%s\n' $(FLOOR_PINS) >> $(VENV)/constraints.txt
+ifdef LANE
+	grep -v -E '^(torch|numpy|triton|nvidia-cuda-nvrtc)==' constraints.txt > $(VENV)/constraints.txt
+	printf '%s\n' $(foreach pin,$($(LANE)_PINS),'$(pin)') >> $(VENV)/constraints.txt
 endif
 	$(PIP) $(if $(TORCH_INDEX),--no-deps --index-url "$(TORCH_INDEX)") torch  # what it needs comes with the next step, from the usual index
 	touch $@

@@ -14,6 +14,7 @@ Inputs of any floating type are widened: results are float64.
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any, Literal
 
 import numpy as np
@@ -28,7 +29,7 @@ Kind = Literal["call", "put"]
 _DENSITY = 1 / math.sqrt(2 * math.pi)  # φ(0)
 _DEPTH = 48  # of the continued fraction, for a ≥ 2: below rounding
 _TERMS = 8  # of the odd series, for a < 2
-_SMALLEST = 5e-324
+_SMALLEST = sys.float_info.min  # a normal number: a thread may flush smaller ones to zero, and does once torch 2.4 compiled in it
 
 
 def black_price(log_moneyness: Number, volatility: Number, maturity: Number, kind: Kind = "call") -> Tensor:

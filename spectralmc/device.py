@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-TORCH_SUPPORTED = ((2, 4), (2, 14))  # as in pyproject.toml
+TORCH_SUPPORTED = ((2, 4), (2, 15))  # as in pyproject.toml
+_SUPPORTED = tuple(f"{major}.{minor}" for major, minor in TORCH_SUPPORTED)
 MEMORY_NEEDED = 2**30  # bytes: a small run with its notebook kernel
 _COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
@@ -135,8 +136,7 @@ def _python() -> tuple[bool, str]:
 
 def _torch() -> tuple[bool, str]:
     major, minor = (int(part) for part in torch.__version__.split(".")[:2])
-    low, high = (f"{a}.{b}" for a, b in TORCH_SUPPORTED)
-    return TORCH_SUPPORTED[0] <= (major, minor) <= TORCH_SUPPORTED[1], f"{torch.__version__}, supported {low} to {high}"
+    return TORCH_SUPPORTED[0] <= (major, minor) <= TORCH_SUPPORTED[1], f"{torch.__version__}, supported {' to '.join(_SUPPORTED)}"
 
 
 def _numpy() -> tuple[bool, str]:
@@ -239,7 +239,7 @@ def _cupy() -> tuple[bool | None, str]:
 
 _PROBES: tuple[tuple[str, Probe, str], ...] = (
     ("Python", _python, "install Python 3.11 or newer"),
-    ("torch", _torch, "install a torch version between 2.4 and 2.14"),
+    ("torch", _torch, "install a torch version between {} and {}".format(*_SUPPORTED)),
     ("NumPy", _numpy, "install NumPy 2 or newer"),
     ("torch and NumPy", _bridge, "reinstall torch and NumPy together, from constraints.txt: they were built apart"),
     ("LAPACK", _lapack, "install a torch built with LAPACK (every published CPU and CUDA wheel is)"),

@@ -141,7 +141,10 @@ def test_implied_volatility_differentiates_as_the_inverse_function(kind: str) ->
     assert torch.autograd.gradcheck(lambda *x: implied_volatility(*x, kind), (price, k, years), eps=1e-7)
 
 
-def test_an_intrinsic_price_has_volatility_zero() -> None:
+@pytest.mark.parametrize("flushed", [False, True])
+def test_an_intrinsic_price_has_volatility_zero(flushed: bool, request: pytest.FixtureRequest) -> None:
+    request.addfinalizer(lambda: torch.set_flush_denormal(False))
+    torch.set_flush_denormal(flushed)
     k = torch.tensor([-0.4, 0.0, 0.4], dtype=torch.float64)
     assert torch.equal(implied_volatility(black_price(k, 0.0, 1.0), k, 1.0), torch.zeros_like(k))
 

@@ -68,7 +68,7 @@ def test_a_run_stopped_and_resumed_has_the_bits_of_one_that_was_not(
 def test_runs_killed_at_any_moment_resume_to_the_bit(tmp_path: Path) -> None:
     """Three of the kills of ``tests/benchmarks/resume.py``, in other processes."""
     script = [sys.executable, str(Path(__file__).parent / "benchmarks" / "resume.py"), "--kills", "3", "--steps", "160"]
-    found = subprocess.run(script, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=300)
+    found = subprocess.run(script, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=1800)
     assert found.stdout.splitlines()[-1].startswith("float32: 3 of 3 killed and resumed runs equal"), found.stderr
 
 

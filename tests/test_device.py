@@ -124,8 +124,8 @@ def test_a_gpu_that_is_asked_for_must_be_there() -> None:
     ("name", "target", "attribute", "value", "remedy"),
     [
         ("Python", sys, "version_info", (3, 10, 4), "3.11"),
-        ("torch", torch, "__version__", "2.3.1", "between 2.4 and 2.14"),
-        ("torch", torch, "__version__", "3.0.0+cu130", "between 2.4 and 2.14"),
+        ("torch", torch, "__version__", "2.3.1", "between 2.4 and 2.15"),
+        ("torch", torch, "__version__", "3.0.0+cu130", "between 2.4 and 2.15"),
         ("NumPy", np, "__version__", "1.26.4", "NumPy 2"),
         ("torch and NumPy", torch, "from_numpy", boom, "constraints.txt"),
         ("LAPACK", torch.linalg, "eigh", boom, "built with LAPACK"),

@@ -21,6 +21,8 @@ import torch
 import yaml
 from packaging.requirements import Requirement
 
+from spectralmc.device import TORCH_SUPPORTED
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCKER = ROOT / "docker"
 DOCKERFILE = (DOCKER / "Dockerfile").read_text(encoding="utf-8")
@@ -83,11 +85,17 @@ def test_torch_is_named_once_and_fits_its_base_the_project_and_the_oldest_lane()
     assert own["torch"] == arguments()["TORCH_VERSION"]
     assert f"cuda:{toolkit[:-1]}.{toolkit[-1]}." in arguments()["BUILDER_BASE"]
     assert arguments()["BUILDER_BASE"].split("@")[0].replace("devel", "runtime") == arguments()["RUNTIME_BASE"].split("@")[0]
-    assert re.findall(r"^FLOOR_PINS := torch==(\S+) numpy==(\S+)$", (ROOT / "Makefile").read_text(), re.M) == [(version, own["numpy"])]
+    assert re.findall(r"^floor_PINS := torch==(\S+) numpy==(\S+)$", (ROOT / "Makefile").read_text(), re.M) == [(version, own["numpy"])]
     assert f"numpy=={own['numpy']} " in DOCKERFILE
     assert all(own[name] != tested.get(name) for name in own)  # only what differs
     allowed = {r.name: r.specifier for r in map(Requirement, ENVIRONMENT["dependencies"][2]["pip"][:-1])}
     assert all(allowed[name].contains(pin) for name, pin in own.items() if name in allowed)
+
+
+def test_the_newest_lane_is_of_the_newest_supported_torch() -> None:
+    (newest,) = re.findall(r"^newest_PINS := torch>=(\S+) ", (ROOT / "Makefile").read_text(), re.M)
+    assert newest == "{}.{}".format(*TORCH_SUPPORTED[1])
+    assert f"{newest} with NumPy" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_python_is_the_same_from_conda_and_from_the_base() -> None:
@@ -203,7 +211,10 @@ def test_without_a_card_the_override_asks_for_none() -> None:
     for service in services("compose.yml", "compose.cpu.yml").values():
         assert "deploy" not in service
         assert service["environment"]["SPECTRALMC_GPU"] == ""
-        assert service["build"]["args"]["TORCH_STAGE"] == "torch-provided"
+        given = service["build"]["args"]
+        assert given["TORCH_STAGE"] == "torch-provided"
+        assert given["BUILDER_BASE"] == given["RUNTIME_BASE"]
+        assert re.fullmatch(r"ubuntu:22\.04@sha256:[0-9a-f]{64}", given["RUNTIME_BASE"])
 
 
 @pytest.mark.parametrize(("asked", "checked", "status"), [("", 0, 0), ("", 1, 0), ("1", 0, 0), ("1", 1, 1)])

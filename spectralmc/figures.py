@@ -206,6 +206,43 @@ def levels(x: Array, series: Mapping[str, Array], x_label: str, y_label: str) ->
         return finished(figure, ax)
 
 
+def progress(
+    step: Array,
+    steps: int,
+    series: Mapping[str, Array],
+    earlier: Sequence[Array],
+    now: Curves,
+    x_label: str,
+    y_label: str,
+    title: str = "",
+) -> Figure:
+    """Draw a training as it stands: two positive series over the step, beside a curve that gets better, and its residuals.
+
+    ``earlier`` holds what the learned curve of ``now`` was before, oldest first: the older, the paler.
+    """
+    upper, lower = series
+    with plt.rc_context(style() | {"axes.labelsize": 8.5}):
+        mosaic = [[upper, "curve"], [lower, "rest"]]
+        figure, ax = plt.subplot_mosaic(mosaic, figsize=(7.4, 4.4), width_ratios=[1, 1.5], height_ratios=[1.5, 1])
+        for name, values in series.items():
+            ax[name].plot(numbers(step), numbers(values), color=BLUE, marker="o", markersize=3.2, linewidth=1.1)
+            ax[name].set(yscale="log", ylabel=name, xlim=(0, steps))
+            _plain_ticks(ax[name])
+        ax[upper].tick_params(labelbottom=False)
+        ax[lower].set_xlabel(axis("step", "n", "–"))
+        for age, curve in enumerate(earlier, 1):
+            pale = {"color": SKY, "alpha": age / (len(earlier) + 1), "linewidth": 1.0}
+            ax["curve"].plot(numbers(now.x), numbers(curve), **pale, label="learned, earlier" if age == len(earlier) else None)
+            ax["rest"].plot(numbers(now.x), numbers(curve) - numbers(now.learned if now.exact is None else now.exact), **pale)
+        _curves(ax["curve"], now)
+        _residuals(ax["rest"], now, "difference")
+        ax["curve"].set(ylabel=y_label, title=title)
+        ax["curve"].tick_params(labelbottom=False)
+        ax["rest"].set(xlabel=x_label, ylabel=_residual_label(y_label, "difference"))
+        figure.align_ylabels()
+        return finished(figure, ax["curve"])
+
+
 def errors(x: Array, error: Array, x_label: str, bound: float | None = None) -> Figure:
     """Draw, for each column of |price error| (B, L) on a unit forward, mean, median, 95th percentile and maximum in basis points."""
     bp = _BP * numbers(error)

@@ -222,7 +222,7 @@ def progress(
     """
     upper, lower = series
     with plt.rc_context(style() | {"axes.labelsize": 8.5}):
-        mosaic = [[upper, "curve"], [lower, "rest"]]
+        mosaic: list[Any] = [[upper, "curve"], [lower, "rest"]]
         figure, ax = plt.subplot_mosaic(mosaic, figsize=(7.4, 4.4), width_ratios=[1, 1.5], height_ratios=[1.5, 1])
         for name, values in series.items():
             ax[name].plot(numbers(step), numbers(values), color=BLUE, marker="o", markersize=3.2, linewidth=1.1)
@@ -231,7 +231,7 @@ def progress(
         ax[upper].tick_params(labelbottom=False)
         ax[lower].set_xlabel(axis("step", "n", "–"))
         for age, curve in enumerate(earlier, 1):
-            pale = {"color": SKY, "alpha": age / (len(earlier) + 1), "linewidth": 1.0}
+            pale: dict[str, Any] = {"color": SKY, "alpha": age / (len(earlier) + 1), "linewidth": 1.0}
             ax["curve"].plot(numbers(now.x), numbers(curve), **pale, label="learned, earlier" if age == len(earlier) else None)
             ax["rest"].plot(numbers(now.x), numbers(curve) - numbers(now.learned if now.exact is None else now.exact), **pale)
         _curves(ax["curve"], now)

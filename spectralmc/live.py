@@ -88,9 +88,9 @@ class LiveFigure:
         return figures.progress(step, steps, series, earlier, curves, strike, volatility, title=f"step {step[-1]:,} of {steps:,}{left}")
 
     def _show(self) -> None:
-        from IPython.display import display
+        from IPython import display
 
         if self._handle is None:
-            self._handle = display(self.figure, display_id=True)
+            self._handle = display.display(self.figure, display_id=True)  # type: ignore[no-untyped-call]
         else:
             self._handle.update(self.figure)

@@ -190,7 +190,7 @@ def convergence(size: Array, series: Mapping[str, tuple[Array, Array]], x_label:
             ax.plot(n, np.exp(np.log(y).mean()) * (n / np.exp(np.log(n).mean())) ** slope, color=color, linewidth=1.0, zorder=1)
         ax.set(xscale="log", yscale="log", xlabel=x_label, ylabel=y_label)
         ax.set_xticks(n, [f"{x:g}" for x in n])
-        _plain_ticks(ax)
+        plain_ticks(ax)
         return finished(figure, ax)
 
 
@@ -202,7 +202,7 @@ def levels(x: Array, series: Mapping[str, Array], x_label: str, y_label: str) ->
             line = "-" if marker else ":"
             ax.plot(numbers(x), numbers(values), line, color=color, marker=marker, markersize=3.2, linewidth=1.1, label=name)
         ax.set(yscale="log", xlabel=x_label, ylabel=y_label)
-        _plain_ticks(ax)
+        plain_ticks(ax)
         return finished(figure, ax)
 
 
@@ -227,7 +227,7 @@ def progress(
         for name, values in series.items():
             ax[name].plot(numbers(step), numbers(values), color=BLUE, marker="o", markersize=3.2, linewidth=1.1)
             ax[name].set(yscale="log", ylabel=name, xlim=(0, steps))
-            _plain_ticks(ax[name])
+            plain_ticks(ax[name])
         ax[upper].tick_params(labelbottom=False)
         ax[lower].set_xlabel(axis("step", "n", "–"))
         for age, curve in enumerate(earlier, 1):
@@ -313,7 +313,7 @@ def _residual_label(y_label: str, unit: Residual) -> str:
     return axis("", r"\Delta", {"difference": own, "standard errors": "s.e.", "basis points": "bp"}[unit]).strip()
 
 
-def _plain_ticks(ax: Axes) -> None:
+def plain_ticks(ax: Axes) -> None:
     """Write 1, 2, 5, 10 on a logarithmic ordinate that spans few decades."""
     low, high = ax.get_ylim()
     if high / low < 10:  # at least a decade, so that noise does not look like a trend

@@ -189,7 +189,7 @@ def train(
         ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one: where paths, labels and network live while learning.  The surrogate is
         on the CPU.
     patience
-        looks (one every hundred steps, or ten in a run of fewer than a thousand) without a better held-out error after which the steps
+        looks (one every hundred steps, or about ten in a run of fewer than a thousand) without a better held-out error after which the steps
         end; None: never.
     checkpoint, resume
         file to write the whole state to every ``checkpoint_seconds``, on Ctrl-C and at the end of the steps; whether to go on from it.

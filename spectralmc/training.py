@@ -189,8 +189,8 @@ def train(
         ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one: where paths, labels and network live while learning.  The surrogate is
         on the CPU.
     patience
-        looks (one every hundred steps, or about ten in a run of fewer than a thousand) without a better held-out error after which the steps
-        end; None: never.
+        looks (one every hundred steps, or about ten in a run of fewer than a thousand) without a better held-out error after which the
+        steps end; None: never.
     checkpoint, resume
         file to write the whole state to every ``checkpoint_seconds``, on Ctrl-C and at the end of the steps; whether to go on from it.
         A run killed at any moment and resumed gives the bits of the uninterrupted one.  Where no file is, a resumed run begins.

@@ -98,9 +98,11 @@ class FastPuts:
         """
         z = np.clip((k - m) / s, -self.half, self.half)
         coefficients, at_end, tail = self._coefficients(*values, s.astype(np.float32))
-        up, down = np.exp(s * z), np.exp(-s * self.half)
-        series = up * self._sum(coefficients, z) - down * at_end + tail * (up - down)
-        smooth = mass / 2 * (up * (z + self.half) - (up - down) / s)
+        down = np.exp(-s * self.half)
+        rise = down * np.expm1(s * (z + self.half))  # up − down, to all its digits for the smallest s
+        up = down + rise
+        series = up * self._sum(coefficients, z) - down * at_end + tail * rise
+        smooth = mass / 2 * (up * (z + self.half) - rise / s)
         beyond = np.maximum(np.exp(k) - np.exp(m + s * self.half), 0.0)
         return np.asarray(np.exp(m) / self.half * (series + smooth) + mass * beyond)
 

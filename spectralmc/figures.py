@@ -190,7 +190,7 @@ def convergence(size: Array, series: Mapping[str, tuple[Array, Array]], x_label:
             ax.plot(n, np.exp(np.log(y).mean()) * (n / np.exp(np.log(n).mean())) ** slope, color=color, linewidth=1.0, zorder=1)
         ax.set(xscale="log", yscale="log", xlabel=x_label, ylabel=y_label)
         ax.set_xticks(n, [f"{x:g}" for x in n])
-        _plain_ticks(ax)
+        plain_ticks(ax)
         return finished(figure, ax)
 
 
@@ -202,8 +202,45 @@ def levels(x: Array, series: Mapping[str, Array], x_label: str, y_label: str) ->
             line = "-" if marker else ":"
             ax.plot(numbers(x), numbers(values), line, color=color, marker=marker, markersize=3.2, linewidth=1.1, label=name)
         ax.set(yscale="log", xlabel=x_label, ylabel=y_label)
-        _plain_ticks(ax)
+        plain_ticks(ax)
         return finished(figure, ax)
+
+
+def progress(
+    step: Array,
+    steps: int,
+    series: Mapping[str, Array],
+    earlier: Sequence[Array],
+    now: Curves,
+    x_label: str,
+    y_label: str,
+    title: str = "",
+) -> Figure:
+    """Draw a training as it stands: two positive series over the step, beside a curve that gets better, and its residuals.
+
+    ``earlier`` holds what the learned curve of ``now`` was before, oldest first: the older, the paler.
+    """
+    upper, lower = series
+    with plt.rc_context(style() | {"axes.labelsize": 8.5}):
+        mosaic: list[Any] = [[upper, "curve"], [lower, "rest"]]
+        figure, ax = plt.subplot_mosaic(mosaic, figsize=(7.4, 4.4), width_ratios=[1, 1.5], height_ratios=[1.5, 1])
+        for name, values in series.items():
+            ax[name].plot(numbers(step), numbers(values), color=BLUE, marker="o", markersize=3.2, linewidth=1.1)
+            ax[name].set(yscale="log", ylabel=name, xlim=(0, steps))
+            plain_ticks(ax[name])
+        ax[upper].tick_params(labelbottom=False)
+        ax[lower].set_xlabel(axis("step", "n", "–"))
+        for age, curve in enumerate(earlier, 1):
+            pale: dict[str, Any] = {"color": SKY, "alpha": age / (len(earlier) + 1), "linewidth": 1.0}
+            ax["curve"].plot(numbers(now.x), numbers(curve), **pale, label="learned, earlier" if age == len(earlier) else None)
+            ax["rest"].plot(numbers(now.x), numbers(curve) - numbers(now.learned if now.exact is None else now.exact), **pale)
+        _curves(ax["curve"], now)
+        _residuals(ax["rest"], now, "difference")
+        ax["curve"].set(ylabel=y_label, title=title)
+        ax["curve"].tick_params(labelbottom=False)
+        ax["rest"].set(xlabel=x_label, ylabel=_residual_label(y_label, "difference"))
+        figure.align_ylabels()
+        return finished(figure, ax["curve"])
 
 
 def errors(x: Array, error: Array, x_label: str, bound: float | None = None) -> Figure:
@@ -276,7 +313,7 @@ def _residual_label(y_label: str, unit: Residual) -> str:
     return axis("", r"\Delta", {"difference": own, "standard errors": "s.e.", "basis points": "bp"}[unit]).strip()
 
 
-def _plain_ticks(ax: Axes) -> None:
+def plain_ticks(ax: Axes) -> None:
     """Write 1, 2, 5, 10 on a logarithmic ordinate that spans few decades."""
     low, high = ax.get_ylim()
     if high / low < 10:  # at least a decade, so that noise does not look like a trend

@@ -66,12 +66,14 @@ def put_series(grid: FrequencyGrid, location: Tensor, scale: Tensor, log_moneyne
     half, w = grid.half_width, grid.frequency
     m, s = location[:, None], scale[:, None]
     z = ((log_moneyness - m) / s).clamp(-half, half)
-    up, down = torch.exp(s * z), torch.exp(-s * half)
-    constant = up * (z + half) - (up - down) / s
+    down = torch.exp(-s * half)
+    rise = down * torch.expm1(s * (z + half))  # up − down, to all its digits for the smallest s
+    up = down + rise
+    constant = up * (z + half) - rise / s
     sign = torch.where(torch.arange(1, grid.size + 1) % 2 == 1, -1.0, 1.0).double()
     factor = torch.complex(-s / (s**2 + w**2), s**2 / (w * (s**2 + w**2)))[:, None]  # (B, 1, K)
     weights = factor * (up[..., None] * torch.exp(-1j * w * z[..., None]) - (down * sign)[:, None])
-    weights = weights - 1j * (sign / w) * (up - down)[..., None]
+    weights = weights - 1j * (sign / w) * rise[..., None]
     unit = torch.exp(m) / half
     beyond = (torch.exp(log_moneyness) - torch.exp(m + s * half)).clamp(min=0)
     return PutSeries(unit[..., None] * weights, unit * constant / 2 + beyond)

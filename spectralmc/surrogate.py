@@ -330,9 +330,10 @@ class Surrogate:
         if self.problem.has_atom and not self.worthless:
             atom = np.exp(self._atom(standard).numpy())[:, None]
             put = put + (1 - mass) * np.maximum(strike - atom / forward, 0)
-        put = np.minimum(np.maximum(put, most - 1), most).clip(min=0)
+        least = most - 1 if self.worthless else np.expm1(k)  # put − call
+        put = np.minimum(np.maximum(put, least), most).clip(min=0)
         relative = engine.bars(features, k / s) if engine.bars else self.relative_error
-        return put if kind == "put" else put + 1 - most, relative * s
+        return put if kind == "put" else put - least, relative * s
 
     @cached_property
     def _engine(self) -> _Engine | None:

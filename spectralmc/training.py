@@ -56,7 +56,7 @@ with warnings.catch_warnings():  # without ipywidgets, tqdm.auto warns in a note
     from tqdm.auto import tqdm
 
 _EVERY = 32  # steps between two blocks of fresh parameter sets
-_LOOK, _LOOKS = 100, 1000  # steps between two looks at the held-out error, at least, and how many looks there are at most
+_LOOK, _LOOKS = 100, (10, 1000)  # steps between two looks at the held-out error; how few looks a run has, and how many
 _HELD_OUT, _HELD_OUT_PATHS = 256, 8  # held-out sets, and how many times more paths each gets
 _DESIGN, _LABELS, _VALIDATION, _BATCHES = 1, 2, 3, 4  # streams of the seed
 _CALIBRATION_SHARE = 0.2  # paths of the labels that the error bars are calibrated on, as a share of those learned from
@@ -189,12 +189,13 @@ def train(
         ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one: where paths, labels and network live while learning.  The surrogate is
         on the CPU.
     patience
-        looks (one every hundred steps) without a better held-out error after which the steps end; None: never.
+        looks (one every hundred steps, or about ten in a run of fewer than a thousand) without a better held-out error after which the
+        steps end; None: never.
     checkpoint, resume
         file to write the whole state to every ``checkpoint_seconds``, on Ctrl-C and at the end of the steps; whether to go on from it.
         A run killed at any moment and resumed gives the bits of the uninterrupted one.  Where no file is, a resumed run begins.
     watch
-        called at every look, for a live figure.
+        called at every look, for a live figure (`spectralmc.live.LiveFigure`).
 
     Interrupting (Ctrl-C) ends the steps early and keeps what was learned.
 
@@ -280,7 +281,7 @@ class Trainer:
         self.labeller = Labeller(problem, self.seed, recipe.low_noise, self.dtype, self.device)
         self.batches = Draws(self.seed, stream=_BATCHES)
         self.rows: Tensor | None = None
-        self.look_every = max(_LOOK, self.steps // _LOOKS)
+        self.look_every = max(min(_LOOK, self.steps // _LOOKS[0]), self.steps // _LOOKS[1], 1)
         self.clock = _clock(self.device)
         self.graph: GraphedSteps | None = None
         self.began = self.clock()

@@ -40,6 +40,7 @@ MAKERS: dict[str, Callable[[], Figure]] = {
     "convergence": lambda: figures.convergence(X, SERIES, LABEL, LABEL),
     "levels": lambda: figures.levels(X, {"loss": X}, LABEL, LABEL),
     "smiles": lambda: figures.smiles(PAIR, PAIR**2, [0.1, 0.2], ["14 days", "700 days"], flagged=PAIR > 0.5),
+    "progress": lambda: figures.progress([1, 2], 4, {LABEL: [0.2, 0.1], "$n$ (–)": [0.2, 0.1]}, [X**2, X], ALL, LABEL, LABEL, "title"),
     "errors": lambda: figures.errors(X, torch.rand(9, 8), LABEL, bound=0.5),
 }
 COMPARISONS = ["density", "cdf", "prices", "compare", "without residuals", "characteristic"]
@@ -122,6 +123,11 @@ def test_smiles_ring_the_flagged_quotes_and_draw_the_flat_volatility_of_each_pan
         assert np.asarray(drawn["at the money, flat"].get_ydata()) == pytest.approx(level)
         assert np.asarray(drawn["flagged"].get_xdata()) == pytest.approx(X[X > 0.5].numpy())
         assert len(np.asarray(drawn["quoted"].get_xdata())) == len(X)
+
+
+def test_progress_draws_earlier_curves_paler_the_older_they_are() -> None:
+    pale = [line.get_alpha() for ax in MAKERS["progress"]().axes for line in ax.lines if to_hex(line.get_color()) == figures.SKY.lower()]
+    assert sorted(pale) == [1 / 3, 1 / 3, 2 / 3, 2 / 3]
 
 
 def test_the_fitted_slope_is_that_of_a_power() -> None:

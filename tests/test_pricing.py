@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from fixtures import sigmas
@@ -12,6 +13,8 @@ from test_distribution import MIXTURE, NORMAL, S, f64
 from torch import Tensor
 
 import spectralmc as smc
+from spectralmc.evaluation import FastPuts
+from spectralmc.pricing import put_series
 
 KINDS = ("call", "put")
 K = torch.linspace(-1.5, 1.5, 61, dtype=torch.float64)
@@ -127,3 +130,16 @@ def test_a_worthless_atom_pays_neither_call_nor_put() -> None:
     for found, kind in ((call, "call"), (put, "put")):
         unit = smc.black_price(K + torch.log(mass)[:, None], 0.25, 1.0, kind)
         torch.testing.assert_close(found, unit, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-11, 1e-8, 1e-4, 1.0])
+def test_the_series_keeps_its_digits_for_the_smallest_volatilities(scale: float) -> None:
+    grid, s, y = smc.FrequencyGrid(12.0, 64), torch.tensor([scale]).double(), torch.tensor([[-2.0, 0.0, 1.5]]).double()
+    values, k, m = torch.exp(-(grid.frequency**2) / 2)[None] + 0j, y * s, -(s**2) / 2
+    series = put_series(grid, m, s, k)
+    exact = smc.black_price(k, s[:, None], 1.0, "put")
+    found = series.constant + (series.weights * values[:, None]).real.sum(-1)
+    assert found == pytest.approx(exact, rel=1e-10, abs=1e-14)  # rounding of a unit forward
+    parts = values.real.float().numpy(), values.imag.float().numpy()
+    fast = FastPuts(grid)(parts, np.ones((1, 1)), m[:, None].numpy(), s[:, None].numpy(), k.numpy())
+    assert fast == pytest.approx(exact.numpy(), abs=1e-6 * scale + 1e-14)

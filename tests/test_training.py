@@ -144,8 +144,9 @@ def test_plain_labels_teach_too_within_their_larger_bar() -> None:
 def test_the_history_and_the_record_say_what_happened() -> None:
     result = asian_result()
     steps, seconds, losses, errors = zip(*result.history, strict=True)
-    assert steps == (100, 128)
-    assert 0 < seconds[0] < seconds[1]
+    assert steps == (*range(12, 128, 12), 128)
+    assert seconds[0] > 0
+    assert list(seconds) == sorted(seconds)
     assert all(0 < loss < 0.01 for loss in losses)
     assert all(0 < error < 0.01 for error in errors)
     record = result.surrogate.record

@@ -71,7 +71,9 @@ from spectralmc.store.records import (
 if TYPE_CHECKING:
     from spectralmc.surrogate import Surrogate
 
-__all__ = ["Audit", "Collection", "ConflictError", "DamagedError", "MissingError", "Reader", "Record", "Store", "UnknownOutcomeError"]
+__all__ = [
+    "Audit", "Collection", "ConflictError", "DamagedError", "MissingError", "Reader", "Record", "Store", "UnknownOutcomeError", "load",
+]  # fmt: skip
 
 _DAY = 86400.0
 _MODEL = "model.safetensors"
@@ -98,7 +100,7 @@ class Store:
     >>> space = smc.ParameterSpace(smc.BlackScholes, {"volatility": 0.2}, maturity=(0.1, 2.0))
     >>> store = smc.Store("models")
     >>> version = store.commit(smc.train(space, smc.Terminal(), steps=32, progress=False).surrogate, message="first")
-    >>> version.number, store.load("latest").record["store"]["hash"] == version.hash
+    >>> version.number, store.load("latest").version == f"1:{version.hash}"
     (1, True)
     """
 
@@ -269,7 +271,7 @@ class Store:
         return record
 
     def load(self, version: int | str = "latest", process: type[Any] | None = None, functional: Any = None) -> Surrogate:
-        """Return the model of a version; its ``record["store"]`` says number and hash of the version.
+        """Return the model of a version; its ``version`` says number and hash.
 
         ``process`` and ``functional`` as in `spectralmc.load`.
 
@@ -398,6 +400,34 @@ class Store:
         gone = [anchor[0] for anchor in anchors if (int(anchor[1]), anchor[2]) not in known]
         lost = [f"{anchor} is expected and not in the log: cut off or rewritten" for anchor in gone]
         return replace(audit, problems=(*audit.problems, *lost))
+
+
+def load(name: Name, process: type[Any] | None = None, functional: Any = None) -> Surrogate:
+    """Read a model from a file that `Surrogate.save` wrote, or from a store, "STORE@VERSION"; nothing in it is executed.
+
+    ``process`` and ``functional`` name your own class and object if the model was trained on such.
+
+    Raises
+    ------
+    OSError, MissingError, DamagedError, ValueError
+        no such file or store; no such version; the store is damaged; not a surrogate of this program, or of an unknown process or
+        functional.
+
+    Example
+    -------
+    >>> import spectralmc as smc
+    >>> space = smc.ParameterSpace(smc.BlackScholes, {"volatility": 0.2}, maturity=(0.1, 2.0))
+    >>> model = smc.train(space, smc.Terminal(), steps=32, progress=False).surrogate
+    >>> version = smc.Store("models").commit(model)
+    >>> smc.load("models@latest").version == f"1:{version.hash}"
+    True
+    """
+    from spectralmc import surrogate
+
+    folder, at, version = os.fspath(name).rpartition("@")
+    if at and folder and not os.path.isfile(name):
+        return Store(folder).load(version, process, functional)
+    return surrogate.load(name, process, functional)
 
 
 class Reader:

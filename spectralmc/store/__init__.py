@@ -50,6 +50,7 @@ from spectralmc.store.files import (
     MissingError,
     Name,
     UnknownOutcomeError,
+    is_bare,
     open_folder,
     opened,
     place_of,
@@ -126,6 +127,8 @@ class Store:
                 os.mkdir(self.path)
             if foreign := set(os.listdir(self.path)) - {*FOLDERS, "FORMAT", "lost+found"}:
                 raise ValueError(f"a store needs a folder of its own; {self.path!r} holds {min(foreign)!r}")
+            if not is_bare(self.path) and "FORMAT" not in os.listdir(self.path):
+                raise DamagedError("FORMAT is missing")
             with ExitStack() as stack:
                 root = open_folder(self.path, None, stack)
                 for name in FOLDERS:
@@ -190,8 +193,9 @@ class Store:
                 raise ConflictError(f"conflict: the newest version is {newest}, you expected {expect_parent}")
             return {"kind": "version", "versions": newest + 1, "description": description, "objects": entries}
 
-        if not self._seen and (not os.path.lexists(self.path) or (os.path.isdir(self.path) and not os.listdir(self.path))):
-            self.init()
+        with _told("nothing was committed", self.path):
+            if not self._seen and is_bare(self.path):
+                self.init()
         with _told("nothing was committed", self.path), self._open() as directory:
             entries = {name: {"sha256": directory.put_object(data), "size": len(data)} for name, data in objects.items()}
             return self._append(directory, change, message, author)

@@ -223,7 +223,7 @@ def _line(record: Record, tags: list[str] | None = None) -> str:
     """Return a record as a line: its kind, hash, when, by whom, how accurate, how trained, and what was said."""
     kind = f"version {record.number}" if record.kind == "version" else record.kind
     error = record.description.get("relative_error")
-    accuracy = [f"price error {1e4 * error:.2g}e-4 s.d."] if isinstance(error, float) else []
+    accuracy = [f"price error {error:.1e} s.d."] if isinstance(error, float) else []
     training = record.description.get("record")
     if isinstance(training, dict) and {"steps", "seed"} <= training.keys():
         accuracy.append(f"{training['steps']} steps, seed {training['seed']}")

@@ -60,7 +60,7 @@ def test_the_commands_of_a_store(say: Callable[..., Said], versions: Store) -> N
     assert say("store", "list", "--ids") == (0, [f"{n} {hashes[n - 1]}" for n in (1, 2, 3)], [])
     listed = say("store", "list")[1]
     assert [line.split(" · ")[0] for line in listed] == ["version 1", "version 2", "version 3"]
-    assert listed[1].split(" · ")[3:] == ["Ada", "price error 2e-4 s.d.", "64 steps, seed 2", "production", "model 2"]
+    assert listed[1].split(" · ")[3:] == ["Ada", "price error 2.0e-04 s.d.", "64 steps, seed 2", "production", "model 2"]
     assert [line.split(" · ")[0] for line in say("store", "log")[1]] == ["tag", "version 3", "version 2", "version 1"]
     shown = say("store", "show", "production")[1]
     assert f"hash {hashes[1]}" in shown

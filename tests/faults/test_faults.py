@@ -175,6 +175,15 @@ def test_a_kill_at_every_call_finds_writing_in_place(seed: Path, tmp_path: Path)
         test_every_call_may_fail(seed, tmp_path, "commit", "kill")
 
 
+def test_random_kills_find_writing_in_place(tmp_path: Path) -> None:
+    assert campaign.kill(options(tmp_path, n=60, every=1, defect="write in place")) > 0
+
+
+def test_disks_that_are_full_find_writing_in_place(tmp_path: Path) -> None:
+    needs_root()
+    assert run_or_skip(campaign.full, options(tmp_path, rooms=("size=40k", "size=160k"), defect="write in place")) > 0
+
+
 def test_a_race_finds_a_rename(tmp_path: Path) -> None:
     assert campaign.race(options(tmp_path, writers=4, commits=25, defect="exists, then rename")) > 0
 

@@ -151,7 +151,7 @@ def calls(options: argparse.Namespace) -> int:
             ends[last.split(":")[0].split(".")[-1]] += 1
             found = wrong(path, acks)
             said_no = "OSError" in ran.stderr or "nothing was committed" in ran.stderr
-            if said_no and "UnknownOutcome" not in ran.stderr and len(Store(path).log()) > 1:
+            if not found and said_no and "UnknownOutcome" not in ran.stderr and len(Store(path).log()) > 1:
                 found.append("said nothing was committed, but it was")
             found += next_commit_fails(path)
             if found:

@@ -63,7 +63,7 @@ _HOME = {
     "cos_price": "pricing",
     "empirical_characteristic_function": "spectrum",
     "implied_volatility": "black",
-    "load": "surrogate",
+    "load": "store",
     "load_records": "records",
     "monte_carlo_price": "montecarlo",
     "read_quotes": "market",

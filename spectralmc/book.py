@@ -17,6 +17,7 @@ import csv
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,8 +56,11 @@ class Priced:
             with part.open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerows([self.header, *self.rows])
             os.replace(part, target)
+        except OSError as error:
+            raise OSError(error.errno, f"the prices were not written: {error.strerror}", os.fspath(path)) from error
         finally:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):  # the folder may be no folder
+                part.unlink()
 
 
 def price_book(model: Surrogate, path: str | os.PathLike[str]) -> Priced:

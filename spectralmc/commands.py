@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spectralmc.store import ConflictError, DamagedError, MissingError, Record, Store, UnknownOutcomeError
+from spectralmc.store import ConflictError, DamagedError, MissingError, Record, Store, UnknownOutcomeError, load
 from spectralmc.terminal import CONFLICT, DONE, FAILED, INTERRUPTED, UNKNOWN, InputError, complain, printable, say
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def add_parsers(commands: Any) -> None:
     """Add ``train``, ``price`` and ``store`` to the parser of commands."""
     train = commands.add_parser("train", help="train a model as a YAML file says, save it, and commit it to a store")
     train.add_argument("file", metavar="FILE.yaml")
-    train.add_argument("--commit", metavar="STORE", help="store that gets the model as its next version")
+    train.add_argument("--commit", metavar="STORE", help="store that gets the model as its next version; made if it is not there")
     train.add_argument("-m", "--message", default="", help="what to say of the version")
     train.add_argument("--expect-parent", metavar="N", type=int, help="commit only if the newest version is this one")
     train.set_defaults(command=_ending(_train))
@@ -220,10 +220,13 @@ def _plain(record: Record) -> dict[str, Any]:
 
 
 def _line(record: Record, tags: list[str] | None = None) -> str:
-    """Return a record as a line: its kind, hash, when, by whom, how accurate, and what was said."""
+    """Return a record as a line: its kind, hash, when, by whom, how accurate, how trained, and what was said."""
     kind = f"version {record.number}" if record.kind == "version" else record.kind
     error = record.description.get("relative_error")
-    accuracy = [f"price error {1e4 * error:.2g}e-4 s"] if isinstance(error, float) else []
+    accuracy = [f"price error {error:.1e} s.d."] if isinstance(error, float) else []
+    training = record.description.get("record")
+    if isinstance(training, dict) and {"steps", "seed"} <= training.keys():
+        accuracy.append(f"{training['steps']} steps, seed {training['seed']}")
     parts = [kind, record.hash[:12], str(record.body["time"]), str(record.body["author"]), *accuracy, *(tags or []), record.message]
     return " · ".join(printable(part) for part in parts if part)
 
@@ -235,16 +238,17 @@ def _train(options: argparse.Namespace) -> int:
     from spectralmc.runner import read_yaml
 
     asked = read_yaml(Path(options.file))
-    store = Store(options.commit) if options.commit else None
-    if store:
-        store.tags()  # a store that cannot be read is better known before the training
+    if options.commit is None and options.expect_parent is not None:
+        raise InputError("--expect-parent is of a store: give --commit STORE too")
     with _users():
         arguments = _arguments(asked)
-    from spectralmc.training import train
-
     out = Path(asked.get("out") or Path(options.file).with_suffix(".safetensors").name)
     if not out.parent.is_dir():
         raise InputError(f"out must be a file in a folder that is there; got {str(out)!r}")
+    with _users():
+        store = None if options.commit is None else _ready(Store(options.commit), options.expect_parent)
+    from spectralmc.training import train
+
     try:
         with _users():
             result = train(**arguments, progress=sys.stderr is not None and sys.stderr.isatty())
@@ -258,6 +262,15 @@ def _train(options: argparse.Namespace) -> int:
             record = store.commit(result.surrogate, options.message, expect_parent=options.expect_parent)
         say(f"✓ {printable(store.path)}@{record.number}:{record.hash}")
     return DONE
+
+
+def _ready(store: Store, expect_parent: int | None) -> Store:
+    """Return a store, made if it is not there: what speaks against the commit is better known before the training."""
+    log = store.init().log()
+    newest = log[-1].number if log else 0
+    if expect_parent not in (None, newest):
+        raise ConflictError(f"conflict: the newest version is {newest}, you expected {expect_parent}")
+    return store
 
 
 def _arguments(asked: dict[str, Any]) -> dict[str, Any]:
@@ -328,11 +341,6 @@ def _price(options: argparse.Namespace) -> int:
 
 def _model(name: str) -> tuple[Surrogate, str]:
     """Return the model in a file, or STORE@VERSION, and what it is: with the hash of a version."""
-    from spectralmc.surrogate import load
-
-    folder, at, version = name.rpartition("@")
-    if not at or not folder or Path(name).is_file():
-        return load(name), name
-    model = Store(folder).load(version)
-    kept = model.record["store"]
-    return model, f"{folder}@{kept['version']}:{kept['hash']}"
+    model = load(name)
+    where = name if Path(name).is_file() else name.rpartition("@")[0]
+    return model, f"{where}@{model.version}" if model.version else name

@@ -32,6 +32,7 @@ from spectralmc.spectrum import FrequencyGrid
 from spectralmc.validation import Number, one_of, real
 
 _FORMAT = "spectralmc-surrogate-2"
+_HEADER = 1 << 18  # bytes that describe the tensors of a file; a longer one is not ours, and slow to read
 _GREEKS_AT_ONCE = 1024  # contracts differentiated at once
 _CONTRACT = ("maturity", "carry")
 Parameters = Mapping[str, Number]
@@ -114,6 +115,12 @@ class Surrogate:
         error = f"{1e4 * self.relative_error:.2g}e-4 standard deviations at 99 %"
         when = f"; trained {self.record['trained']}, {self.record['steps']} steps" if "trained" in self.record else ""
         return f"Surrogate({type(p.functional).__name__} under {name_of(p.space.process)}: {box}; price error {error}{when})"
+
+    @property
+    def version(self) -> str:
+        """The version of a store that this is, NUMBER:HASH; empty for a model that came from no store."""
+        kept = self.record.get("store")
+        return f"{kept['version']}:{kept['hash']}" if kept else ""
 
     def distribution(self, parameters: Parameters | Any, maturity: Number, carry: Number | None = None) -> Distribution:
         """Return the learned law of X = ln(outcome/E[outcome]).
@@ -435,10 +442,12 @@ def load(path: str | os.PathLike[str], process: Callable[..., Any] | None = None
     if not Path(path).is_file():
         raise FileNotFoundError(f"no model file at {str(path)!r}")
     try:
+        with open(path, "rb") as start:
+            _refuse_header(start.read(8))
         with safe_open(path, "pt") as file:
             d = json.loads((file.metadata() or {}).get("spectralmc", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is damaged or not a safetensors file: {error}") from None
     said = d.get("format") if isinstance(d, dict) else d
     if said != _FORMAT:
@@ -467,9 +476,17 @@ def unpacked(
     if description.get("format") != _FORMAT:
         raise ValueError(f"the model must be a surrogate of format {_FORMAT}; it says {description.get('format')!r}")
     try:
+        _refuse_header(tensors[:8])
         return _rebuilt(description, load_bytes(tensors), process, functional)
     except (SafetensorError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"the model is damaged: {error!r}") from None
+
+
+def _refuse_header(start: bytes) -> None:
+    """Refuse a file by its first eight bytes, the length of its header: a pickle, an archive, or one made to be slow."""
+    length = int.from_bytes(start, "little")
+    if length > _HEADER:
+        raise SafetensorError(f"its header claims {length} bytes, a model's has at most {_HEADER}; a pickle is never loaded")
 
 
 def _rebuilt(d: dict[str, Any], tensors: dict[str, Tensor], process: Callable[..., Any] | None, functional: Functional | None) -> Surrogate:

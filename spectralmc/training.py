@@ -237,7 +237,8 @@ def train(
     if stored and file:
         trainer.restore(file[0], *stored)
     stopped = trainer.fit(progress, watch, file)
-    return TrainingResult(trainer.finish(stopped), trainer.history, stopped)
+    model = trainer.finish(stopped)
+    return TrainingResult(replace(model, record={**model.record, "budget": seconds}), trainer.history, stopped)
 
 
 def _stored(path: Path, resume: bool) -> tuple[dict[str, Any], dict[str, Tensor]] | None:

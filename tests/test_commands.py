@@ -12,7 +12,7 @@ from typing import Any
 import fixtures
 import pytest
 
-from spectralmc import commands
+import spectralmc as smc
 from spectralmc.cli import main
 from spectralmc.store import Store, UnknownOutcomeError, files
 
@@ -49,7 +49,8 @@ def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
 def versions(tmp_path: Path) -> Store:
     store = Store(tmp_path / "models")
     for n in (1, 2, 3):
-        store.append({"relative_error": 1e-4 * n, "record": {"seed": n}}, {"model.safetensors": bytes([n])}, f"model {n}", "Ada")
+        description = {"relative_error": 1e-4 * n, "record": {"seed": n, "steps": 64}}
+        store.append(description, {"model.safetensors": bytes([n])}, f"model {n}", "Ada")
     store.tag("production", 2, author="Bob")
     return store
 
@@ -59,11 +60,11 @@ def test_the_commands_of_a_store(say: Callable[..., Said], versions: Store) -> N
     assert say("store", "list", "--ids") == (0, [f"{n} {hashes[n - 1]}" for n in (1, 2, 3)], [])
     listed = say("store", "list")[1]
     assert [line.split(" · ")[0] for line in listed] == ["version 1", "version 2", "version 3"]
-    assert listed[1].split(" · ")[3:] == ["Ada", "price error 2e-4 s", "production", "model 2"]
+    assert listed[1].split(" · ")[3:] == ["Ada", "price error 2.0e-04 s.d.", "64 steps, seed 2", "production", "model 2"]
     assert [line.split(" · ")[0] for line in say("store", "log")[1]] == ["tag", "version 3", "version 2", "version 1"]
     shown = say("store", "show", "production")[1]
     assert f"hash {hashes[1]}" in shown
-    assert 'record               {"seed": 2}' in shown
+    assert 'record               {"seed": 2, "steps": 64}' in shown
     assert say("store", "verify")[1] == [f"✓ 3 versions, 3 bytes of objects; newest record 3:{hashes[3]}"]
     assert say("store", "verify", "--expect", f"3:{hashes[3]}", "--expect", f"1:{hashes[0]}")[0] == 0
     assert say("store", "tag") == (0, ["production 2"], [])
@@ -149,7 +150,6 @@ assert not {{"torch", "numpy", "yaml"}} & set(sys.modules), sys.modules.keys()
 
 def test_a_model_is_trained_committed_and_prices_a_book(say: Callable[..., Said], tmp_path: Path) -> None:
     Path("asian.yaml").write_text(TRAINING + "out: m.safetensors\n")
-    assert say("store", "init")[0] == 0
     status, said, errors = say("train", "asian.yaml", "--commit", "models", "-m", "first")
     assert (status, errors) == (0, [])
     version = Store("models").find()
@@ -165,7 +165,11 @@ def test_a_model_is_trained_committed_and_prices_a_book(say: Callable[..., Said]
     from_store = Path("p.csv").read_text()
     assert say("price", "m.safetensors", "book.csv", "-o", "p.csv") == (0, ["✓ p.csv · 1 prices · m.safetensors"], [])
     assert Path("p.csv").read_text() == from_store
+    smc.load("models@latest").save("kept.safetensors")
+    assert say("price", "kept.safetensors", "book.csv", "-o", "p.csv")[1] == [f"✓ p.csv · 1 prices · kept.safetensors@1:{version.hash}"]
     assert say("price", "models@7", "book.csv", "-o", "p.csv")[0] == 1
+    lost = ["spectralmc: error: the prices were not written: No such file or directory: absent/p.csv"]
+    assert say("price", "models@1", "book.csv", "-o", "absent/p.csv") == (1, [], lost)
     assert say("price", "absent", "book.csv", "-o", "p.csv")[0] == 1
     assert say("price", "models@1", "absent.csv", "-o", "p.csv")[0] == 1
     assert Path("p.csv").read_text() == from_store
@@ -217,11 +221,27 @@ def test_a_training_file_is_checked_before_anything_runs(say: Callable[..., Said
     assert not list(Path().glob("*.safetensors"))
 
 
-def test_a_store_that_cannot_be_read_is_known_before_the_training(say: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        ("--commit t.yaml", 1, "the store was not made: Not a directory: t.yaml"),
+        ("--commit absent/models", 1, "the store was not made: No such file or directory: absent/models"),
+        ("--commit=", 2, "path of a store must be a folder's name; got ''"),
+        ("--commit models --expect-parent 2", 4, "conflict: the newest version is 3, you expected 2"),
+        ("--expect-parent 3", 2, "--expect-parent is of a store: give --commit STORE too"),
+    ],
+)
+def test_what_speaks_against_a_commit_is_known_before_the_training(
+    say: Callable[..., Said], versions: Store, monkeypatch: pytest.MonkeyPatch, words: str, status: int, message: str
+) -> None:
+    monkeypatch.setattr("spectralmc.training.train", None)  # not reached
     Path("t.yaml").write_text(TRAINING)
-    monkeypatch.setattr(commands, "_arguments", None)  # not reached
-    assert say("train", "t.yaml", "--commit", "absent")[0] == 1
-    assert say("train", "absent.yaml")[0] == 1
+    assert say("train", "t.yaml", *words.split()) == (status, [], [f"spectralmc: error: {message}"])
+
+
+def test_a_training_file_that_is_not_there_is_told(say: Callable[..., Said]) -> None:
+    assert say("train", "absent.yaml", "--commit", "models") == (1, [], ["spectralmc: error: file absent.yaml does not exist"])
+    assert not Path("models").exists()
 
 
 def test_a_loss_that_is_no_number_ends_with_one(say: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,13 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_ten_lines_run(capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+def test_the_ten_lines_and_the_lines_of_the_store_run(capsys, tmp_path, monkeypatch):
+    code, store = (re.search(rf"## {title}\n\n```python\n(.*?)```", TEXT, re.S)[1] for title in ("Ten lines", "Models kept"))
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
-    exec(compile(code.replace("steps=300", "steps=32"), "README.md", "exec"), {})
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code.replace("steps=300", "steps=32") + store, "README.md", "exec"), names := {})
     assert "tensor" in capsys.readouterr().out
+    assert names["model"].version == f"1:{names['version'].hash}"
 
 
 def test_links_lead_to_files():

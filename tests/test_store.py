@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import fixtures
+import hostile
 import pytest
 import torch
 
+import spectralmc as smc
 import spectralmc.store as module
 from spectralmc.store import ConflictError, DamagedError, MissingError, Record, Store, UnknownOutcomeError, files, records
+from spectralmc.surrogate import packed
 
 WEIGHTS = {"model.safetensors": b"weights"}
 
@@ -47,11 +50,25 @@ def test_what_was_committed_is_what_is_loaded(store: Store) -> None:
     assert (again.number, again.body["parent"]) == (2, version.hash)
 
 
+def test_a_model_is_loaded_by_one_name(store: Store, tmp_path: Path) -> None:
+    version = store.commit(fixtures.terminal())
+    store.tag("production", 1)
+    for name in ("latest", "1", "production", version.hash):
+        assert smc.load(f"{store.path}@{name}").version == f"1:{version.hash}"
+    assert store.verify([smc.load(f"{store.path}@1").version]).sound
+    file = fixtures.terminal().save(tmp_path / "m@1")  # a file goes before a store
+    assert smc.load(file).version == smc.load(str(file)).version == ""
+    with pytest.raises(MissingError, match="has no version '2'"):
+        smc.load(f"{store.path}@2")
+    with pytest.raises(FileNotFoundError, match="no model file at"):
+        smc.load("@1")
+
+
 def test_a_record_holds_what_reproduces_the_model(store: Store) -> None:
     version = store.commit(fixtures.asian(), "first", author="Ada")
     said = version.description
     assert {"process", "box", "functional", "network", "relative_error", "record"} <= said.keys()
-    assert {"seed", "steps", "versions"} <= said["record"].keys()
+    assert {"seed", "steps", "budget", "versions", "device"} <= said["record"].keys()
     assert version.body["author"] == "Ada"
     assert version.objects["model.safetensors"]["size"] > 1000
     assert repr(version).startswith(f"version 1 {version.hash[:12]}, price error ")
@@ -460,6 +477,17 @@ def test_a_version_of_something_else_holds_no_model(store: Store) -> None:
     store.append({}, WEIGHTS)
     with pytest.raises(ValueError, match="the model must be a surrogate of format"):
         store.load()
+
+
+@pytest.mark.parametrize("name", hostile.NAMES)
+def test_a_version_whose_model_is_something_else_is_refused_quickly(store: Store, name: str, tmp_path: Path) -> None:
+    raw = hostile.made(name, tmp_path / "executed")
+    store.append(packed(fixtures.terminal())[0], {"model.safetensors": raw})
+    start = time.process_time()
+    with pytest.raises(ValueError, match="the model is damaged: "):
+        store.load()
+    assert time.process_time() - start < 1
+    assert not (tmp_path / "executed").exists()
 
 
 def test_reordered_records_are_named(store: Store) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import hostile
 import pytest
 import torch
 from fixtures import asian, terminal
@@ -329,6 +331,17 @@ def test_a_damaged_file_is_refused(tmp_path: Path, damage: str) -> None:
         smc.load(path)
 
 
+@pytest.mark.parametrize("name", hostile.NAMES)
+def test_a_file_that_only_looks_like_a_model_is_refused_quickly(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(hostile.made(name, tmp_path / "executed"))
+    start = time.process_time()
+    with pytest.raises(ValueError, match=f"^{re.escape(repr(str(path)))} is "):
+        smc.load(path)
+    assert time.process_time() - start < 1
+    assert not (tmp_path / "executed").exists()
+
+
 @pytest.mark.parametrize("metadata", [None, {"spectralmc": "{}"}, {"spectralmc": '{"format": "other"}'}, {"spectralmc": "[]"}])
 def test_a_foreign_file_is_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     save_file({"x": torch.zeros(2)}, tmp_path / "model", metadata)
@@ -336,8 +349,9 @@ def test_a_foreign_file_is_refused(tmp_path: Path, metadata: dict[str, str] | No
         smc.load(tmp_path / "model")
 
 
-def test_a_description_that_is_no_json_is_refused(tmp_path: Path) -> None:
-    save_file({"x": torch.zeros(2)}, tmp_path / "model", {"spectralmc": "{oops"})
+@pytest.mark.parametrize("description", ["{oops", "[" * 100_000, "1" * 100_000])
+def test_a_description_that_is_no_json_is_refused(tmp_path: Path, description: str) -> None:
+    save_file({"x": torch.zeros(2)}, tmp_path / "model", {"spectralmc": description})
     with pytest.raises(ValueError, match="is damaged or not a safetensors file"):
         smc.load(tmp_path / "model")
 

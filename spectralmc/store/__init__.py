@@ -50,6 +50,7 @@ from spectralmc.store.files import (
     MissingError,
     Name,
     UnknownOutcomeError,
+    is_bare,
     open_folder,
     opened,
     place_of,
@@ -71,7 +72,9 @@ from spectralmc.store.records import (
 if TYPE_CHECKING:
     from spectralmc.surrogate import Surrogate
 
-__all__ = ["Audit", "Collection", "ConflictError", "DamagedError", "MissingError", "Reader", "Record", "Store", "UnknownOutcomeError"]
+__all__ = [
+    "Audit", "Collection", "ConflictError", "DamagedError", "MissingError", "Reader", "Record", "Store", "UnknownOutcomeError", "load",
+]  # fmt: skip
 
 _DAY = 86400.0
 _MODEL = "model.safetensors"
@@ -98,7 +101,7 @@ class Store:
     >>> space = smc.ParameterSpace(smc.BlackScholes, {"volatility": 0.2}, maturity=(0.1, 2.0))
     >>> store = smc.Store("models")
     >>> version = store.commit(smc.train(space, smc.Terminal(), steps=32, progress=False).surrogate, message="first")
-    >>> version.number, store.load("latest").record["store"]["hash"] == version.hash
+    >>> version.number, store.load("latest").version == f"1:{version.hash}"
     (1, True)
     """
 
@@ -124,6 +127,8 @@ class Store:
                 os.mkdir(self.path)
             if foreign := set(os.listdir(self.path)) - {*FOLDERS, "FORMAT", "lost+found"}:
                 raise ValueError(f"a store needs a folder of its own; {self.path!r} holds {min(foreign)!r}")
+            if not is_bare(self.path) and "FORMAT" not in os.listdir(self.path):
+                raise DamagedError("FORMAT is missing")
             with ExitStack() as stack:
                 root = open_folder(self.path, None, stack)
                 for name in FOLDERS:
@@ -188,8 +193,9 @@ class Store:
                 raise ConflictError(f"conflict: the newest version is {newest}, you expected {expect_parent}")
             return {"kind": "version", "versions": newest + 1, "description": description, "objects": entries}
 
-        if not self._seen and (not os.path.lexists(self.path) or (os.path.isdir(self.path) and not os.listdir(self.path))):
-            self.init()
+        with _told("nothing was committed", self.path):
+            if not self._seen and is_bare(self.path):
+                self.init()
         with _told("nothing was committed", self.path), self._open() as directory:
             entries = {name: {"sha256": directory.put_object(data), "size": len(data)} for name, data in objects.items()}
             return self._append(directory, change, message, author)
@@ -269,7 +275,7 @@ class Store:
         return record
 
     def load(self, version: int | str = "latest", process: type[Any] | None = None, functional: Any = None) -> Surrogate:
-        """Return the model of a version; its ``record["store"]`` says number and hash of the version.
+        """Return the model of a version; its ``version`` says number and hash.
 
         ``process`` and ``functional`` as in `spectralmc.load`.
 
@@ -398,6 +404,34 @@ class Store:
         gone = [anchor[0] for anchor in anchors if (int(anchor[1]), anchor[2]) not in known]
         lost = [f"{anchor} is expected and not in the log: cut off or rewritten" for anchor in gone]
         return replace(audit, problems=(*audit.problems, *lost))
+
+
+def load(name: Name, process: type[Any] | None = None, functional: Any = None) -> Surrogate:
+    """Read a model from a file that `Surrogate.save` wrote, or from a store, "STORE@VERSION"; nothing in it is executed.
+
+    ``process`` and ``functional`` name your own class and object if the model was trained on such.
+
+    Raises
+    ------
+    OSError, MissingError, DamagedError, ValueError
+        no such file or store; no such version; the store is damaged; not a surrogate of this program, or of an unknown process or
+        functional.
+
+    Example
+    -------
+    >>> import spectralmc as smc
+    >>> space = smc.ParameterSpace(smc.BlackScholes, {"volatility": 0.2}, maturity=(0.1, 2.0))
+    >>> model = smc.train(space, smc.Terminal(), steps=32, progress=False).surrogate
+    >>> version = smc.Store("models").commit(model)
+    >>> smc.load("models@latest").version == f"1:{version.hash}"
+    True
+    """
+    from spectralmc import surrogate
+
+    folder, at, version = os.fspath(name).rpartition("@")
+    if at and folder and not os.path.isfile(name):
+        return Store(folder).load(version, process, functional)
+    return surrogate.load(name, process, functional)
 
 
 class Reader:

@@ -139,7 +139,7 @@ def opened(path: Name, exclusive: bool = False) -> Iterator[Directory]:
         try:
             said = directory.get("", "FORMAT")
         except FileNotFoundError:
-            if "log" in os.listdir(root):
+            if not is_bare(path) and "log" in os.listdir(root):
                 raise DamagedError("FORMAT is missing") from None
             raise FileNotFoundError(errno.ENOENT, "this folder is no store: make one with init", os.fspath(path)) from None
         if said != FORMAT:
@@ -158,6 +158,18 @@ def opened(path: Name, exclusive: bool = False) -> Iterator[Directory]:
                 raise DamagedError(f"{name} is not a folder") from None
         _lock(directory.folders["log"], root, exclusive, path)
         yield directory
+
+
+def is_bare(path: Name) -> bool:
+    """Whether nothing is there yet, or only what the making of a store that broke off has left."""
+    try:
+        names = set(os.listdir(path))
+        kept = [os.listdir(os.path.join(path, name)) for name in names & {"objects", "log", "seals"}]
+    except FileNotFoundError:
+        return True
+    except NotADirectoryError:
+        return False
+    return names <= {*FOLDERS, "lost+found"} and not any(kept)
 
 
 def open_folder(name: Name, root: int | None, stack: ExitStack) -> int:

@@ -65,7 +65,7 @@ class Record:
     def __repr__(self) -> str:
         what = f"version {self.number}" if self.kind == "version" else f"{self.kind} (record {self.sequence})"
         error = self.description.get("relative_error")
-        accuracy = f", price error {1e4 * error:.2g}e-4 s" if isinstance(error, float) else ""
+        accuracy = f", price error {error:.1e} s.d." if isinstance(error, float) else ""
         return f"{what} {self.hash[:12]}{accuracy}: {self.message}"
 
 

@@ -151,12 +151,9 @@ def calls(options: argparse.Namespace) -> int:
             ends[last.split(":")[0].split(".")[-1]] += 1
             found = wrong(path, acks)
             said_no = "OSError" in ran.stderr or "nothing was committed" in ran.stderr
-            if said_no and "UnknownOutcome" not in ran.stderr and len(Store(path).log()) > 1:
+            if not found and said_no and "UnknownOutcome" not in ran.stderr and len(Store(path).log()) > 1:
                 found.append("said nothing was committed, but it was")
-            try:
-                Store(path).append({"record": {}}, {"model.safetensors": b"next"})
-            except Exception as error:
-                found.append(f"the next commit fails: {error}")
+            found += next_commit_fails(path)
             if found:
                 bad += 1
                 print(f"  {fault} at {name} number {occurrence}: {found[:3]}", flush=True)
@@ -188,10 +185,11 @@ def power(options: argparse.Namespace) -> int:
     except (OSError, subprocess.CalledProcessError) as error:
         return skip(f"no loop-mounted ext4 here: {error}")
     acknowledged: dict[int, str] = {}
-    inside = bad = 0
+    bad = 0
+    inside: collections.Counter[str] = collections.Counter()
     for count in range(options.n):
         with mounted("", str(image), target, "loop"):
-            writers = [Writer(target / "store", 0, options.size, options.defect) for _ in range(options.writers)]
+            writers = [Writer(target / "store", 0, options.size, "gc", options.defect) for _ in range(options.writers)]
             for writer in writers:
                 writer.wait_for_a_commit()
             time.sleep(random.random() * options.delay)
@@ -202,40 +200,53 @@ def power(options: argparse.Namespace) -> int:
                 writer.kill()
             for writer in writers:
                 acks, under_way, _ = writer.ended()
-                inside += under_way == "BEGIN"
+                inside[under_way] += 1
                 acknowledged |= acks
         with mounted("", str(image), target, "loop"):
-            if found := wrong(target / "store", acknowledged):
+            if found := wrong(target / "store", acknowledged) or next_commit_fails(target / "store"):
                 bad += 1
                 print(f"  cut {count}: {found[:3]}", flush=True)
                 if bad >= 3:
                     break
-    print(f"power: {count + 1} cuts, {inside} inside a commit, {len(acknowledged)} acknowledged, {bad} bad checks")
+    where = f"{inside['BEGIN']} writers inside a commit, {inside['GC']} inside gc"
+    print(f"power: {count + 1} cuts, {where}, {len(acknowledged)} acknowledged, {bad} bad checks")
     return bad
+
+
+ROOMS = (*(f"size={kilobytes}k" for kilobytes in range(4, 804, 4)), *(f"size=8m,nr_inodes={files}" for files in range(4, 80)))
 
 
 def full(options: argparse.Namespace) -> int:
-    """Fill a small disk, of every size."""
+    """Fill a small disk, of every size in bytes and in files; what was acknowledged can be read, and with more room it goes on."""
     target = Path(options.base) / "mount"
     target.mkdir()
-    bad = reached = 0
+    bad = 0
     ends: collections.Counter[str] = collections.Counter()
-    sizes = getattr(options, "sizes", range(40, 800, 16))
-    for size in sizes:
+    rooms = getattr(options, "rooms", ROOMS)
+    for room in rooms:
         try:
-            with mounted("tmpfs", "none", target, f"size={size}k"):
-                Store(target / "store").init()
-                writer = Writer(target / "store", 60, 10_000, options.defect)
-                acks, _, error = writer.ended()
-                reached += bool(error)
+            with mounted("tmpfs", "none", target, room):
+                acks, _, error = Writer(target / "store", 60, 10_000, options.defect).ended()
                 ends[re.sub(r"'[^']*'", "STORE", error) or "never full"] += 1
-                if found := wrong(target / "store", acks):
-                    bad += 1
-                    print(f"  {size} KiB: {found[:3]}", flush=True)
+                found = wrong(target / "store", acks) if acks else []
+                subprocess.run(["mount", "-o", "remount,size=16m,nr_inodes=1000", str(target)], check=True, capture_output=True)
+                found += next_commit_fails(target / "store") or wrong(target / "store", acks)
         except subprocess.CalledProcessError as error:
             return skip(f"no tmpfs here: {error}")
-    print(f"full: {len(sizes)} sizes, {reached} ran full, {bad} bad checks, {dict(ends)}")
-    return bad
+        if found:
+            bad += 1
+            print(f"  {room}: {found[:3]}", flush=True)
+    told = sum(number for said, number in ends.items() if "No space left" in said)
+    print(f"full: {len(rooms)} sizes, {told} ran full, {bad} bad checks, {dict(ends)}")
+    return bad + len(rooms) - told - ends["never full"]
+
+
+def next_commit_fails(path: Path) -> list[str]:
+    try:
+        Store(path).append({"record": {}}, {"model.safetensors": b"next"})
+    except Exception as error:
+        return [f"the next commit fails: {error}"]
+    return []
 
 
 def race(options: argparse.Namespace) -> int:

@@ -89,6 +89,21 @@ def test_every_call_of_init_may_fail(tmp_path: Path, fault: str) -> None:
     assert at > 15
 
 
+@pytest.mark.parametrize("fault", ["kill", "EIO", "ENOSPC", "lost"])
+def test_every_call_of_the_first_commit_may_fail(tmp_path: Path, fault: str) -> None:
+    for at in itertools.count(1):
+        path, fake, done = tmp_path / f"{at}", Faulty(at, fault), None
+        with system(fake), contextlib.suppress(KilledError, OSError):
+            done = ACTS["commit"](Store(path))
+        if fake.calls < at:
+            break
+        Store(path).append({}, MODEL)  # the next one needs no help
+        assert done is None or done in Store(path).log()
+        assert Store(path).verify().sound
+    assert done is not None
+    assert at > 50
+
+
 def lost_power(seed: Path, tmp_path: Path, act: str) -> None:
     """Cut the power after every call; the worst disk and the lucky one must both be sound."""
     before = Store(seed).log()
@@ -143,7 +158,7 @@ def test_real_power_cuts(tmp_path: Path) -> None:
 
 def test_disks_that_are_full(tmp_path: Path) -> None:
     needs_root()
-    assert run_or_skip(campaign.full, options(tmp_path, sizes=range(40, 200, 40))) == 0
+    assert run_or_skip(campaign.full, options(tmp_path, rooms=("size=16k", "size=40k", "size=160k", "size=8m,nr_inodes=20"))) == 0
 
 
 # What the faults can find -------------------------------------------------------------------------------------------------------
@@ -158,6 +173,15 @@ def test_lost_power_finds(seed: Path, tmp_path: Path, defect: str) -> None:
 def test_a_kill_at_every_call_finds_writing_in_place(seed: Path, tmp_path: Path) -> None:
     with planted("write in place"), pytest.raises((AssertionError, DamagedError)):
         test_every_call_may_fail(seed, tmp_path, "commit", "kill")
+
+
+def test_random_kills_find_writing_in_place(tmp_path: Path) -> None:
+    assert campaign.kill(options(tmp_path, n=60, every=1, defect="write in place")) > 0
+
+
+def test_disks_that_are_full_find_writing_in_place(tmp_path: Path) -> None:
+    needs_root()
+    assert run_or_skip(campaign.full, options(tmp_path, rooms=("size=40k", "size=160k"), defect="write in place")) > 0
 
 
 def test_a_race_finds_a_rename(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "spectralmc"
 # fmt: off
 ORDER = (
     "validation", "device", "draws", "parameters", "processes", "functionals", "stepping", "cuda", "fused", "paths", "spectrum", "black",
-    "montecarlo", "distribution", "pricing", "nn", "problem", "labels", "bars", "evaluation", "surrogate", "calibration", "ring", "readout",
+    "montecarlo", "distribution", "pricing", "nn", "problem", "labels", "bars", "replay", "evaluation", "surrogate", "calibration", "ring", "readout",
     "optimizer", "checkpoint", "interrupts", "graphs", "training", "market", "store", "book", "records", "verdicts", "figures", "explorer",
     "pages", "terminal", "engine", "runner", "reports", "stored", "commands", "cli",
 )

@@ -4,12 +4,15 @@ The residual of a price against a label is its error less the noise of the label
 residuals, r₁ and r₂: half their difference has the law of the noise in half their sum.  With a scale h fitted to the logarithm of
 the residuals, the bar is q·h: q is the 99th percentile of |r₁ + r₂|/2h, less in square that of |r₁ − r₂|/2h.
 
+Half of the points are drawn as the box is sampled, half uniformly: where a box is logarithmic it is learned least at its upper end.
+
 References: Papadopoulos, Proedrou, Vovk and Gammerman (2002), "Inductive confidence machines for regression" (normalised residuals).
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,12 +22,15 @@ from torch import Tensor
 from spectralmc.bars import WIDEST, ErrorBars, coordinates
 from spectralmc.draws import Draws
 from spectralmc.labels import Labeller
+from spectralmc.parameters import ParameterSpace
 from spectralmc.problem import Outputs
 from spectralmc.surrogate import Surrogate
 
 LEVEL = 0.99
+SHARE = 0.2  # paths of the labels that bars are calibrated on, as a share of those learned from
 _STREAM = 6
 _FEWEST, _MOST = 128, 1024  # parameter sets
+_FOLDS = 5
 _STRIKES = 12  # of each set, one in each twelfth of ±3 standard deviations
 _LEAST_SHARE = 0.25  # of the residuals' percentile that is left to the error, however noisy the labels
 
@@ -47,22 +53,28 @@ def design(paths: int, least: int) -> tuple[int, int]:
 @torch.no_grad()
 def calibrated(surrogate: Surrogate, labeller: Labeller, sets: int, paths: int) -> Calibration:
     """Measure a surrogate against two labels at each of ``sets`` points of its box."""
-    points = surrogate.problem.space.sample(sets, labeller.seed, _STREAM)
+    points = _points(surrogate.problem.space, sets, labeller.seed)
     distance = _distances(sets, labeller.seed)
     ours = surrogate.relative_puts(points, distance)
     labels = [Outputs(*(part.cpu() for part in labeller(points, paths, _STREAM, copy * sets))) for copy in (0, 1)]
     pair = [surrogate.relative_puts(points, distance, label) for label in labels]
     residual, noise = ours - (pair[0] + pair[1]) / 2, (pair[0] - pair[1]) / 2
     rows = coordinates(surrogate.standard_features(points), distance)
-    half = torch.arange(sets) % 2 == 0
-    scores = torch.empty_like(residual)
-    for fold in (half, ~half):  # every residual is judged by a scale it had no part in
+    scores, part = torch.empty_like(residual), torch.arange(sets) % _FOLDS
+    for number in range(_FOLDS):  # every residual is judged by a scale it had no part in
+        fold = part == number
         scores[fold] = _LogScale(rows[~fold], residual[~fold])(rows[fold])
     q = _without_noise((residual / torch.exp(scores)).abs(), (noise / torch.exp(scores)).abs())
     bars = _LogScale(rows, residual)
     made = ErrorBars(bars.coefficients, bars.low, bars.high, torch.tensor(q, dtype=torch.float64))
     size = residual.abs()
     return Calibration(made, float(size.mean()), _percentile(size))
+
+
+def _points(space: ParameterSpace, sets: int, seed: int) -> dict[str, Tensor]:
+    """Return points drawn as the space draws them and as many drawn uniformly."""
+    drawn = space.sample(sets // 2, seed, _STREAM), replace(space, logarithmic=()).sample(range(sets // 2, sets), seed, _STREAM)
+    return {name: torch.cat([half[name] for half in drawn]) for name in space.box}
 
 
 def _distances(sets: int, seed: int) -> Tensor:

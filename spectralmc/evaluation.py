@@ -211,15 +211,16 @@ class FastBars:
         matrix = np.zeros((n + 1, n + 1))
         matrix[0, : n + 1] = bars.coefficients[: n + 1].numpy()
         matrix[i + 1, j + 1] = bars.coefficients[n + 1 :].numpy()
-        self.inner, self.mixed, self.square = matrix[:n, :n], matrix[:n, n], matrix[n, n]
+        self.rows, self.square = matrix[:n], matrix[n, n]
         self.low, self.high, self.factor = float(bars.low), float(bars.high), float(bars.factor)
 
     def __call__(self, features: np.ndarray, distance: np.ndarray) -> np.ndarray:
         """Return the half-width for standardised features (B, P) and distances ln(K/F)/s (B, L): (B, L)."""
         x = np.concatenate([np.ones_like(features[:, :1]), features], 1)
-        y = np.minimum(np.abs(distance), WIDEST)
-        logarithm = ((x @ self.inner) * x).sum(1)[:, None] + y * ((x @ self.mixed)[:, None] + y * self.square)
-        return np.asarray(self.factor * np.exp(np.clip(logarithm, self.low, self.high)))
+        y = np.minimum(np.maximum(distance, -WIDEST), WIDEST)
+        terms = x @ self.rows  # those of x alone, and that of x and the distance
+        logarithm = (terms[:, :-1] * x).sum(1, keepdims=True) + y * (terms[:, -1:] + y * self.square)
+        return np.asarray(self.factor * np.exp(np.minimum(np.maximum(logarithm, self.low), self.high)))
 
 
 def _single(tensor: Tensor) -> np.ndarray:

@@ -31,7 +31,7 @@ from spectralmc.problem import Outputs, Pilot, Problem, Standard
 from spectralmc.spectrum import FrequencyGrid
 from spectralmc.validation import Number, one_of, real
 
-_FORMAT = "spectralmc-surrogate-2"
+_FORMAT = "spectralmc-surrogate-3"
 _GREEKS_AT_ONCE = 1024  # contracts differentiated at once
 _CONTRACT = ("maturity", "carry")
 Parameters = Mapping[str, Number]

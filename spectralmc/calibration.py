@@ -1,8 +1,8 @@
 r"""Error bars from held-out labels, by a conformal argument that knows the labels' own noise.
 
 The residual of a price against a label is its error less the noise of the label.  Two independent labels of every point give two
-residuals, r₁ and r₂: half their difference has the law of the noise in half their sum.  With a scale h fitted to the logarithm of
-the residuals, the bar is q·h: q is the 99th percentile of |r₁ + r₂|/2h, less in square that of |r₁ − r₂|/2h.
+residuals, r₁ and r₂: half their difference has the law of the noise in half their sum.  With a scale h fitted to
+the residuals, the bar is q·h: q is the 99th percentile of the law that, widened by that noise, is the one of |r₁ + r₂|/2h.
 
 Half of the points are drawn as the box is sampled, half uniformly: where a box is logarithmic it is learned least at its upper end.
 
@@ -11,7 +11,6 @@ References: Papadopoulos, Proedrou, Vovk and Gammerman (2002), "Inductive confid
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -31,6 +30,8 @@ SHARE = 0.2  # paths of the labels that bars are calibrated on, as a share of th
 _STREAM = 6
 _FEWEST, _MOST = 128, 1024  # parameter sets
 _FOLDS = 5
+_NEWTON = 12  # iterations
+_OTHERS, _HALVINGS = 4, 12
 _STRIKES = 12  # of each set, one in each twelfth of ±3 standard deviations
 _LEAST_SHARE = 0.25  # of the residuals' percentile that is left to the error, however noisy the labels
 
@@ -64,11 +65,10 @@ def calibrated(surrogate: Surrogate, labeller: Labeller, sets: int, paths: int) 
     for number in range(_FOLDS):  # every residual is judged by a scale it had no part in
         fold = part == number
         scores[fold] = _LogScale(rows[~fold], residual[~fold])(rows[fold])
-    q = _without_noise((residual / torch.exp(scores)).abs(), (noise / torch.exp(scores)).abs())
+    q = _without_noise(residual / torch.exp(scores), noise / torch.exp(scores))
     bars = _LogScale(rows, residual)
     made = ErrorBars(bars.coefficients, bars.low, bars.high, torch.tensor(q, dtype=torch.float64))
-    size = residual.abs()
-    return Calibration(made, float(size.mean()), _percentile(size))
+    return Calibration(made, float(residual.abs().mean()), _percentile(residual))
 
 
 def _points(space: ParameterSpace, sets: int, seed: int) -> dict[str, Tensor]:
@@ -84,14 +84,24 @@ def _distances(sets: int, seed: int) -> Tensor:
 
 
 class _LogScale:
-    """Least squares of ln|residual| on the coordinates, held within the values it takes on them."""
+    """Where residuals are of which size: |residual| as exponential with the mean e^{c · coordinates}, by maximum likelihood.
+
+    Newton's method, from least squares of the logarithm.  The values are held within those taken on the residuals.
+    """
 
     def __init__(self, rows: Tensor, residual: Tensor) -> None:
-        size = residual.abs().flatten()
-        target = torch.log(size + 1e-2 * size.mean() + 1e-12).numpy()
+        size = residual.abs().flatten().numpy()
+        size = size + 1e-2 * size.mean() + 1e-12
         flat = rows.flatten(0, 1).numpy()
-        ridge = 1e-6 * len(flat) * np.eye(flat.shape[1])
-        self.coefficients = torch.from_numpy(np.linalg.solve(flat.T @ flat + ridge, flat.T @ target))
+        norm = np.sqrt((flat**2).mean(0)) + 1e-9
+        design = flat / norm
+        ridge = 1e-4 * len(flat) * np.eye(flat.shape[1])
+        c = np.linalg.solve(design.T @ design + ridge, design.T @ np.log(size))
+        for _ in range(_NEWTON):
+            ratio = np.clip(size * np.exp(-design @ c), 0.05, 20.0)
+            step = np.linalg.solve((design * ratio[:, None]).T @ design + ridge, design.T @ (ratio - 1))
+            c += np.clip(step, -1, 1)
+        self.coefficients = torch.from_numpy(c / norm)
         fitted = rows.flatten(0, 1) @ self.coefficients
         self.low, self.high = torch.quantile(fitted[:: max(len(fitted) // 10**6, 1)], torch.tensor([0.005, 0.995]).double())
 
@@ -100,11 +110,21 @@ class _LogScale:
 
 
 def _without_noise(residual: Tensor, noise: Tensor) -> float:
-    whole = _percentile(residual)
-    return math.sqrt(max(whole**2 - _percentile(noise) ** 2, (_LEAST_SHARE * whole) ** 2))
+    """Return the percentile of what residuals (sets, strikes) are without their noise: λ times their own.
+
+    λ is such that λ residual + noise has the percentile of the residuals, with the noise of other sets in the place of their own.
+    """
+    sets = len(residual)
+    others = [sign * noise.roll(number * sets // (_OTHERS + 1), 0) for number in range(1, _OTHERS + 1) for sign in (-1, 1)]
+    mixed, whole = torch.stack(others), _percentile(residual)
+    least, most = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (least + most) / 2
+        least, most = (least, middle) if _percentile(middle * residual + mixed) > whole else (middle, most)
+    return max(most, _LEAST_SHARE) * whole
 
 
 def _percentile(values: Tensor) -> float:
-    """Return the conformal percentile: the ⌈(n + 1)·level⌉-th smallest."""
-    flat = values.flatten()
+    """Return the conformal percentile of |values|: the ⌈(n + 1)·level⌉-th smallest."""
+    flat = values.abs().flatten()
     return float(flat.kthvalue(min(int(np.ceil((len(flat) + 1) * LEVEL)), len(flat))).values)

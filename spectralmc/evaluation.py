@@ -203,23 +203,24 @@ class FastPuts:
 
 
 class FastBars:
-    """`ErrorBars` as a quadratic in the distance, whose coefficients depend on the features."""
+    """`ErrorBars` as a quadratic in the distance, whose coefficients are quadratic forms of the features."""
 
     def __init__(self, bars: ErrorBars, features: int) -> None:
         n = features + 1
-        i, j = np.triu_indices(n)
-        matrix = np.zeros((n + 1, n + 1))
-        matrix[0, : n + 1] = bars.coefficients[: n + 1].numpy()
-        matrix[i + 1, j + 1] = bars.coefficients[n + 1 :].numpy()
-        self.rows, self.square = matrix[:n], matrix[n, n]
+        i, j = np.triu_indices(features)
+        *forms, square = bars.coefficients.split(1 + features + len(i))
+        matrix = np.zeros((2, n, n))  # of (1, x)
+        for form, part in zip(matrix, forms, strict=True):
+            form[0], form[i + 1, j + 1] = part[:n], part[n:]
+        self.forms, self.size, self.square = np.concatenate([*matrix], 1), n, float(square)
         self.low, self.high, self.factor = float(bars.low), float(bars.high), float(bars.factor)
 
     def __call__(self, features: np.ndarray, distance: np.ndarray) -> np.ndarray:
         """Return the half-width for standardised features (B, P) and distances ln(K/F)/s (B, L): (B, L)."""
         x = np.concatenate([np.ones_like(features[:, :1]), features], 1)
         y = np.minimum(np.maximum(distance, -WIDEST), WIDEST)
-        terms = x @ self.rows  # those of x alone, and that of x and the distance
-        logarithm = (terms[:, :-1] * x).sum(1, keepdims=True) + y * (terms[:, -1:] + y * self.square)
+        level, slope = ((x @ self.forms).reshape(len(x), 2, -1) @ x[..., None]).transpose(1, 0, 2)
+        logarithm = level + y * (slope + y * self.square)
         return np.asarray(self.factor * np.exp(np.minimum(np.maximum(logarithm, self.low), self.high)))
 
 

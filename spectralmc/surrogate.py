@@ -155,8 +155,8 @@ class Surrogate:
 
         Shapes: k () or (L,) or (B, L); prices batch + (L,).
 
-        The error bar covers 99 in 100 prices of the box, as calibrated on held-out labels of the paths learned from: what their scheme
-        gets wrong in common it cannot show.  ``outside`` = ``flag`` returns NaN outside the trained box, and which sets are inside.
+        The error bar covers 99 in 100 prices of the box, as calibrated on held-out labels: where the scheme of the paths is biased they
+        take twice the steps, and what those still get wrong they cannot show.  ``outside`` = ``flag`` returns NaN outside the trained box, and which sets are inside.
 
         Accuracy beside the bar: the network and the Fourier sum run in single precision, within 1e-6 standard deviations; inputs that
         need gradients take double precision.

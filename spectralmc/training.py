@@ -34,7 +34,7 @@ from tqdm import TqdmWarning
 from spectralmc import __version__
 from spectralmc import checkpoint as checkpoints
 from spectralmc.calibration import SHARE as CALIBRATION_SHARE
-from spectralmc.calibration import calibrated, design
+from spectralmc.calibration import calibrated, design, refined
 from spectralmc.device import choose, complex_of, device_name, place
 from spectralmc.draws import Draws
 from spectralmc.functionals import Functional
@@ -428,7 +428,8 @@ class Trainer:
                 if interrupts.asked:
                     raise KeyboardInterrupt  # the copy learned it: nothing to keep
         each = (self.clock() - before) / (probe.steps - _EVERY)
-        each += label * CALIBRATION_SHARE * self.recipe.fresh * self.recipe.paths
+        finer = refined(self.problem).substeps / self.problem.substeps
+        each += label * finer * CALIBRATION_SHARE * self.recipe.fresh * self.recipe.paths
         fixed = label * _HELD_OUT * _HELD_OUT_PATHS * self.recipe.paths + 0.5
         left = 0.96 * budget - fixed - (self.clock() - started)
         return max(int(left / each), _EVERY)
@@ -443,7 +444,7 @@ class Trainer:
         surrogate = self.packed(network)
         total = self.step * self.recipe.fresh * self.recipe.paths
         sets, paths = design(int(CALIBRATION_SHARE * total), 4 * self.recipe.paths)
-        found = calibrated(surrogate, Labeller(self.problem, self.seed, self.recipe.low_noise, device=self.device), sets, paths)
+        found = calibrated(surrogate, self.labeller, sets, paths)
         record = {
             "seed": self.seed,
             "steps": self.step,

@@ -62,7 +62,7 @@ def recalibrated(model: smc.Surrogate) -> smc.Surrogate:
     """Return the model with bars made anew, with as many paths as at the end of its training."""
     record, recipe = model.record, model.record["recipe"]
     sets, paths = design(int(SHARE * record["paths"]), 4 * recipe["paths"])
-    found = calibrated(model, Labeller(model.problem, record["seed"], recipe["low_noise"]), sets, paths)
+    found = calibrated(model, Labeller(model.problem, record["seed"], recipe["low_noise"], torch.float32), sets, paths)
     return replace(model, bars=found.bars, relative_error=found.percentile)
 
 

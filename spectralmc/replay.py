@@ -58,7 +58,7 @@ def replayed(function: Callable[[Tensor], Tensor], samples: list[Tensor]) -> Fun
     """Return ``function`` on float64 arrays, or None where it does what is not known here or differs on a sample."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # that checks of values are not recorded is what is wanted
-        graph: Any = torch.jit.trace(function, (samples[0],), check_trace=False).inlined_graph  # type: ignore[no-untyped-call]
+        graph: Any = torch.jit.trace(function, (samples[0],), check_trace=False).inlined_graph
         torch._C._jit_pass_constant_propagation(graph)
         torch._C._jit_pass_cse(graph)
         try:

@@ -156,7 +156,8 @@ class Surrogate:
         Shapes: k () or (L,) or (B, L); prices batch + (L,).
 
         The error bar covers 99 in 100 prices of the box, as calibrated on held-out labels: where the scheme of the paths is biased they
-        take twice the steps, and what those still get wrong they cannot show.  ``outside`` = ``flag`` returns NaN outside the trained box, and which sets are inside.
+        take twice the steps, and what those still get wrong they cannot show.  ``outside`` = ``flag`` returns NaN outside the trained
+        box, and which sets are inside.
 
         Accuracy beside the bar: the network and the Fourier sum run in single precision, within 1e-6 standard deviations; inputs that
         need gradients take double precision.
@@ -200,13 +201,11 @@ class Surrogate:
         box, k = self.problem.space.box, log_moneyness
         if not isinstance(k, Tensor) or k.dtype != torch.float64 or k.ndim != 1 or k.requires_grad or self._engine is None:
             return None
-        if carry is None:
-            low, high = box["carry"]
-            carry = low if low == high else None
-        point = [*parameters.values(), maturity, carry] if type(parameters) is dict else ()
-        if len(point) != len(box) or not all(name in box for name in parameters):
+        if type(parameters) is not dict or len(parameters) != len(box) - len(_CONTRACT):
             return None
-        point = [*map(parameters.get, [*box][:-2]), maturity, carry]
+        low, high = box["carry"]
+        given = {**parameters, "maturity": maturity, "carry": low if carry is None and low == high else carry}
+        point = [given.get(name) for name in box]
         if not all(isinstance(x, float) and low <= x <= high for x, (low, high) in zip(point, box.values(), strict=True)):
             return None
         strikes = k.numpy()[None]

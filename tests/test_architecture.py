@@ -20,8 +20,8 @@ PACKAGE = ROOT / "spectralmc"
 # fmt: off
 ORDER = (
     "validation", "device", "draws", "parameters", "processes", "functionals", "stepping", "cuda", "fused", "paths", "spectrum", "black",
-    "montecarlo", "distribution", "pricing", "nn", "problem", "labels", "bars", "replay", "evaluation", "surrogate", "calibration", "ring", "readout",
-    "optimizer", "checkpoint", "interrupts", "graphs", "training", "market", "store", "book", "records", "verdicts", "figures", "explorer",
+    "montecarlo", "distribution", "pricing", "nn", "problem", "labels", "bars", "replay", "evaluation", "surrogate", "calibration",
+    "ring", "readout", "optimizer", "checkpoint", "interrupts", "graphs", "training", "market", "store", "book", "records", "verdicts", "figures", "explorer",
     "pages", "terminal", "engine", "runner", "reports", "stored", "commands", "cli",
 )
 # fmt: on

@@ -15,11 +15,16 @@ SAMPLES = [torch.rand(rows, 3, dtype=torch.float64, generator=torch.Generator().
 CASES = {
     "Terminal under Heston": (
         smc.Terminal(), smc.Heston,
-        {"initial_variance": (0.02, 0.2), "mean_reversion": (0.5, 5.0), "long_run_variance": (0.02, 0.2), "vol_of_variance": (0.1, 0.8), "correlation": (-0.9, 0.5)},
+        {
+            "initial_variance": (0.02, 0.2), "mean_reversion": (0.5, 5.0), "long_run_variance": (0.02, 0.2),
+            "vol_of_variance": (0.1, 0.8), "correlation": (-0.9, 0.5),
+        },
     ),
     "average under Black-Scholes": (smc.ArithmeticAverage(), smc.BlackScholes, {"volatility": (0.1, 0.5)}),
     "maximum under Black-Scholes": (smc.Maximum(), smc.BlackScholes, {"volatility": (0.1, 0.5)}),
-    "Terminal under variance gamma": (smc.Terminal(), smc.VarianceGamma, {"volatility": (0.1, 0.3), "drift": (-0.3, 0.1), "variance_rate": (0.05, 0.4)}),
+    "Terminal under variance gamma": (
+        smc.Terminal(), smc.VarianceGamma, {"volatility": (0.1, 0.3), "drift": (-0.3, 0.1), "variance_rate": (0.05, 0.4)},
+    ),
 }  # fmt: skip
 
 

@@ -55,7 +55,8 @@ def report(model: smc.Surrogate, space: smc.ParameterSpace, points: int, name: s
     ratio = price.error.median() / error.median()
     print(f"{name}: inside the bar {100 * covered.double().mean():.2f} %, median bar {1e4 * price.error.median():.3f} bp, "
           f"median error {1e4 * error.median():.3f} bp: {ratio:.1f} times")  # fmt: skip
-    print(f"  by decile of s            {deciles(covered, scale)}\n  by decile of |ln(K/F)|/s  {deciles(covered, distance.abs())}", flush=True)
+    for what, by in (("s", scale), ("|ln(K/F)|/s", distance.abs())):
+        print(f"  by decile of {what:12s} {deciles(covered, by)}", flush=True)
 
 
 def recalibrated(model: smc.Surrogate) -> smc.Surrogate:

@@ -21,8 +21,8 @@ PACKAGE = ROOT / "spectralmc"
 ORDER = (
     "validation", "device", "draws", "parameters", "processes", "functionals", "stepping", "cuda", "fused", "paths", "spectrum", "black",
     "montecarlo", "distribution", "pricing", "nn", "problem", "labels", "bars", "replay", "evaluation", "surrogate", "calibration",
-    "ring", "readout", "optimizer", "checkpoint", "interrupts", "graphs", "training", "market", "store", "book", "records", "verdicts", "figures", "explorer",
-    "pages", "terminal", "engine", "runner", "reports", "stored", "commands", "cli",
+    "ring", "readout", "optimizer", "checkpoint", "interrupts", "graphs", "training", "market", "store", "book", "records", "verdicts",
+    "figures", "explorer", "pages", "terminal", "engine", "runner", "reports", "stored", "commands", "cli",
 )
 # fmt: on
 BLIND = ("spectrum", "distribution", "pricing", "black")  # they consume φ and never ask where it comes from

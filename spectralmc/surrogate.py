@@ -159,7 +159,7 @@ class Surrogate:
         take twice the steps, and what those still get wrong they cannot show.  ``outside`` = ``flag`` returns NaN outside the trained
         box, and which sets are inside.
 
-        Accuracy beside the bar: the network and the Fourier sum run in single precision, within 1e-6 standard deviations; inputs that
+        Accuracy beside the bar: the network and the Fourier sum run in single precision, within 2e-6 standard deviations; inputs that
         need gradients take double precision.
 
         Raises

@@ -94,7 +94,7 @@ def test_prices_err_by_no_more_than_the_error_bar_says() -> None:
     points = ASIAN.sample(count, seed=99)
     process, grid = ASIAN.at(points), smc.TimeGrid(points["maturity"], 8)
     pair = (smc.ArithmeticAverage(), smc.GeometricAverage())
-    average, control = smc.simulate(process, grid, smc.Draws(98, "sobol"), 1 << 15, pair, carry=points["carry"])
+    average, control = smc.simulate(process, grid, smc.Draws(98, "sobol"), 1 << 17, pair, carry=points["carry"])
     law = model.distribution(process, points["maturity"], points["carry"])
     k = STRIKES * law.scale[:, None]
     price = model.price(process, points["maturity"], k, "put", points["carry"])

@@ -49,7 +49,7 @@ class Calibration(NamedTuple):
 
 def design(paths: int, least: int) -> tuple[int, int]:
     """Return how many held-out sets, and how many paths each of their two labels gets, for about ``paths`` in all."""
-    sets = 1 << max(paths // (8 * least), 1).bit_length() - 1
+    sets = 1 << max(paths // (2 * least), 1).bit_length() - 1  # many: where errors are large is learned from them
     sets = min(max(sets, _FEWEST), _MOST)
     return sets, max(1 << max(paths // (2 * sets), 1).bit_length() - 1, least)
 

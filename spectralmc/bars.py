@@ -9,12 +9,14 @@ from torch import Tensor
 
 from spectralmc.problem import quadratic
 
-WIDEST = 3.0  # |ln(K/F)|/s beyond which bars are as wide as there
+WIDEST = 3.0  # ln(K/F)/s, on both sides, beyond which bars are as wide as there
 
 
 @dataclass(frozen=True)
 class ErrorBars:
-    """The half-width of an error bar in standard deviations of the outcome: factor · exp(quadratic of features and |ln(K/F)|/s).
+    """The half-width of an error bar in standard deviations of the outcome: factor · exp(q₀(x) + y·q₁(x) + c·y²).
+
+    x are the features, y = ln(K/F)/s, q₀ and q₁ quadratic.
 
     Attributes
     ----------
@@ -32,7 +34,7 @@ class ErrorBars:
     factor: Tensor
 
     def __call__(self, features: Tensor, distance: Tensor) -> Tensor:
-        """Return the half-width for standardised features (B, P) and distances |ln(K/F)|/s (B, L): (B, L)."""
+        """Return the half-width for standardised features (B, P) and distances ln(K/F)/s (B, L): (B, L)."""
         return self.factor * torch.exp(self.log_scale(features, distance))
 
     def log_scale(self, features: Tensor, distance: Tensor) -> Tensor:
@@ -42,9 +44,7 @@ class ErrorBars:
 
 
 def coordinates(features: Tensor, distance: Tensor) -> Tensor:
-    """Return the monomials up to degree two of features (B, P) and clipped distances (B, L): (B, L, terms)."""
-    y = distance.abs().clamp(max=WIDEST)
-    repeated = features[:, None].expand(-1, y.shape[1], -1)
-    both = torch.cat([repeated, y[..., None]], -1)
-    rows: Tensor = quadratic(both.flatten(0, 1)).unflatten(0, y.shape)
-    return rows
+    """Return q(x), y·q(x) and y² for features (B, P) and clipped distances (B, L), q the monomials up to degree two: (B, L, terms)."""
+    y = distance.clamp(-WIDEST, WIDEST)[..., None]
+    monomials = quadratic(features)[:, None].expand(-1, y.shape[1], -1)
+    return torch.cat([monomials, y * monomials, y * y], -1)

@@ -20,6 +20,7 @@ from spectralmc.spectrum import FrequencyGrid
 from spectralmc.validation import count
 
 _PILOT_SETS, _PILOT_PATHS, _PILOT_STREAM = 512, 1024, 5
+_LOOK_SETS, _LOOK_PATHS = 8, 64
 _RANGE = 2  # a polynomial may leave the values it was fitted to by this many of their standard deviations
 
 
@@ -173,23 +174,25 @@ class Problem:
 
 
 def posed(problem: Problem, seed: int) -> Problem:
-    """Return the problem with a pilot run of this seed where a formula is missing.
+    """Return the problem with a pilot run of this seed where a formula is missing; elsewhere a few paths show that the outcome varies.
 
     Raises
     ------
     ValueError
         an outcome that is not finite, or the same on every path.
     """
-    if problem.scale_known and problem.forward_known:
-        return problem
-    points = problem.space.sample(_PILOT_SETS, seed, _PILOT_STREAM)
+    known = problem.scale_known and problem.forward_known
+    points = problem.space.sample(_LOOK_SETS if known else _PILOT_SETS, seed, _PILOT_STREAM)
     draws = Draws(seed, "sobol", randomizations=1, stream=_PILOT_STREAM)
     sample = simulate(
-        problem.space.at(points), problem.time_grid(points), draws, _PILOT_PATHS, problem.functional, carry=points["carry"]
-    )
+        problem.space.at(points), problem.time_grid(points), draws, _LOOK_PATHS if known else _PILOT_PATHS, problem.functional,
+        carry=points["carry"],
+    )  # fmt: skip
+    columns = _reference_columns(problem, sample)
+    if known:
+        return problem
     features = problem.features(points)
     centre, spread = features.mean(0), features.std(0).clamp(min=1e-12)
-    columns = _reference_columns(problem, sample)
     design = quadratic((features - centre) / spread).numpy()
     coefficients = np.linalg.lstsq(design, columns.numpy(), rcond=1e-10)[0]
     margin = _RANGE * columns.std(0)

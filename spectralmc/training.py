@@ -33,7 +33,8 @@ from tqdm import TqdmWarning
 
 from spectralmc import __version__
 from spectralmc import checkpoint as checkpoints
-from spectralmc.calibration import calibrated, design
+from spectralmc.calibration import SHARE as CALIBRATION_SHARE
+from spectralmc.calibration import calibrated, design, refined
 from spectralmc.device import choose, complex_of, device_name, place
 from spectralmc.draws import Draws
 from spectralmc.functionals import Functional
@@ -59,7 +60,6 @@ _EVERY = 32  # steps between two blocks of fresh parameter sets
 _LOOK, _LOOKS = 100, (10, 1000)  # steps between two looks at the held-out error; how few looks a run has, and how many
 _HELD_OUT, _HELD_OUT_PATHS = 256, 8  # held-out sets, and how many times more paths each gets
 _DESIGN, _LABELS, _VALIDATION, _BATCHES = 1, 2, 3, 4  # streams of the seed
-_CALIBRATION_SHARE = 0.2  # paths of the labels that the error bars are calibrated on, as a share of those learned from
 _PROBE = 4  # blocks timed for a budget
 _QUICK = 1 << 13  # labels to which a watched model is fitted
 _STRIKES = torch.tensor([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0], dtype=torch.float64)
@@ -430,7 +430,8 @@ class Trainer:
                 if interrupts.asked:
                     raise KeyboardInterrupt  # the copy learned it: nothing to keep
         each = (self.clock() - before) / (probe.steps - _EVERY)
-        each += label * _CALIBRATION_SHARE * self.recipe.fresh * self.recipe.paths
+        finer = refined(self.problem).substeps / self.problem.substeps
+        each += label * finer * CALIBRATION_SHARE * self.recipe.fresh * self.recipe.paths
         fixed = label * _HELD_OUT * _HELD_OUT_PATHS * self.recipe.paths + 0.5
         left = 0.96 * budget - fixed - (self.clock() - started)
         return max(int(left / each), _EVERY)
@@ -444,8 +445,8 @@ class Trainer:
         ridge, error = refitted(network, self.ring.inputs[:filled], self.ring.labels[:filled], lambda: self.held_out.error(network))
         surrogate = self.packed(network)
         total = self.step * self.recipe.fresh * self.recipe.paths
-        sets, paths = design(int(_CALIBRATION_SHARE * total), 4 * self.recipe.paths)
-        found = calibrated(surrogate, Labeller(self.problem, self.seed, self.recipe.low_noise, device=self.device), sets, paths)
+        sets, paths = design(int(CALIBRATION_SHARE * total), 4 * self.recipe.paths)
+        found = calibrated(surrogate, self.labeller, sets, paths)
         record = {
             "seed": self.seed,
             "steps": self.step,

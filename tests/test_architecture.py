@@ -20,9 +20,9 @@ PACKAGE = ROOT / "spectralmc"
 # fmt: off
 ORDER = (
     "validation", "device", "draws", "parameters", "processes", "functionals", "stepping", "cuda", "fused", "paths", "spectrum", "black",
-    "montecarlo", "distribution", "pricing", "nn", "problem", "labels", "bars", "evaluation", "surrogate", "calibration", "ring", "readout",
-    "optimizer", "checkpoint", "interrupts", "graphs", "training", "market", "store", "book", "records", "verdicts", "figures", "live",
-    "explorer", "pages", "terminal", "engine", "runner", "executors", "reports", "sweeps", "stored", "commands", "cli",
+    "montecarlo", "distribution", "pricing", "nn", "problem", "labels", "bars", "replay", "evaluation", "surrogate", "calibration", "ring",
+    "readout", "optimizer", "checkpoint", "interrupts", "graphs", "training", "market", "store", "book", "records", "verdicts", "figures",
+    "live", "explorer", "pages", "terminal", "engine", "runner", "executors", "reports", "sweeps", "stored", "commands", "cli",
 )
 # fmt: on
 BLIND = ("spectrum", "distribution", "pricing", "black")  # they consume φ and never ask where it comes from

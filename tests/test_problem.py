@@ -127,6 +127,30 @@ def test_an_outcome_that_is_constant_or_no_number_is_refused(process: type, mess
         smc.train(space(process), Range(), steps=32, time_steps=2, progress=False)
 
 
+@dataclass(frozen=True)
+class Constant(smc.Terminal):
+    """Always the price of today, though it claims a formula."""
+
+    def finish(self, accumulator: Tensor, steps: int) -> Tensor:
+        return torch.zeros_like(accumulator)
+
+
+@dataclass(frozen=True)
+class Undefined(smc.Terminal):
+    """No number above the price of today."""
+
+    def finish(self, accumulator: Tensor, steps: int) -> Tensor:
+        return torch.where(accumulator > 0, torch.nan, accumulator)
+
+
+@pytest.mark.parametrize(
+    ("functional", "message"), [(Constant(), "Constant under BlackScholes is constant"), (Undefined(), "outcomes must be finite")]
+)
+def test_an_outcome_whose_scale_is_known_is_looked_at_too(functional: smc.Terminal, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        smc.train(ASIAN, functional, steps=32, progress=False)
+
+
 def test_a_process_that_knows_its_step_alone_is_learned() -> None:
     """Constant elasticity of variance from its ten lines: prices agree with a simulation of their own."""
     box = space(ConstantElasticity)

@@ -345,7 +345,7 @@ def test_a_file_that_only_looks_like_a_model_is_refused_quickly(tmp_path: Path, 
 @pytest.mark.parametrize("metadata", [None, {"spectralmc": "{}"}, {"spectralmc": '{"format": "other"}'}, {"spectralmc": "[]"}])
 def test_a_foreign_file_is_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     save_file({"x": torch.zeros(2)}, tmp_path / "model", metadata)
-    with pytest.raises(ValueError, match=r"model' is not a surrogate of format spectralmc-surrogate-2; it says"):
+    with pytest.raises(ValueError, match=r"model' is not a surrogate of format spectralmc-surrogate-3; it says"):
         smc.load(tmp_path / "model")
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+import signal
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -14,6 +16,7 @@ from torch import Tensor
 
 import spectralmc as smc
 from spectralmc import training
+from spectralmc.interrupts import Interrupts
 from spectralmc.labels import Labeller
 from spectralmc.problem import Problem
 
@@ -91,7 +94,7 @@ def test_prices_err_by_no_more_than_the_error_bar_says() -> None:
     points = ASIAN.sample(count, seed=99)
     process, grid = ASIAN.at(points), smc.TimeGrid(points["maturity"], 8)
     pair = (smc.ArithmeticAverage(), smc.GeometricAverage())
-    average, control = smc.simulate(process, grid, smc.Draws(98, "sobol"), 1 << 15, pair, carry=points["carry"])
+    average, control = smc.simulate(process, grid, smc.Draws(98, "sobol"), 1 << 17, pair, carry=points["carry"])
     law = model.distribution(process, points["maturity"], points["carry"])
     k = STRIKES * law.scale[:, None]
     price = model.price(process, points["maturity"], k, "put", points["carry"])
@@ -207,6 +210,73 @@ def test_an_interrupt_before_anything_is_learned_is_passed_on(monkeypatch: pytes
     interrupting(monkeypatch, at)
     with pytest.raises(KeyboardInterrupt):
         smc.train(ASIAN, smc.ArithmeticAverage(), recipe=TINY, progress=False, **how)
+
+
+def test_ctrl_c_lets_the_step_end_and_a_second_one_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loss, calls = training.loss_of, [0]
+
+    def press(*arguments: Tensor) -> Tensor:
+        calls[0] += 1
+        if calls[0] == 50:
+            signal.raise_signal(signal.SIGINT)
+        return loss(*arguments)
+
+    monkeypatch.setattr("spectralmc.training.loss_of", press)
+    result = smc.train(ASIAN, smc.ArithmeticAverage(), steps=200, recipe=TINY, progress=False)
+    assert (result.stopped, result.surrogate.record["steps"]) == ("interrupted", 50)
+    before = signal.getsignal(signal.SIGINT)
+    with Interrupts() as interrupts:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupts.asked
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_steps_end_early_when_looks_get_no_better_and_the_best_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = iter([3.0, 1.0, 2.0, 2.0, *[5.0] * 20])
+    monkeypatch.setattr(training.HeldOut, "error", lambda self, network: next(errors))
+    trainer = training.Trainer(Problem(ASIAN, smc.ArithmeticAverage(), 2, smc.FrequencyGrid()), TINY, 1, 2000, patience=2)
+    assert trainer.fit() == "early"
+    assert [row.step for row in trainer.history] == [100, 200, 300, 400]
+    assert trainer.best is not None
+    assert trainer.best[0] == 1.0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_keeps_the_best_state_and_the_checkpoint_before_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bad: float
+) -> None:
+    loss, calls, path = training.loss_of, [0], tmp_path / "run"
+    found: list[bytes] = []
+
+    def broken(*arguments: Tensor) -> Tensor:
+        calls[0] += 1
+        if calls[0] == 150:
+            found.append(path.read_bytes())
+        return loss(*arguments) * (bad if calls[0] == 150 else 1.0)
+
+    monkeypatch.setattr("spectralmc.training.loss_of", broken)
+    with pytest.warns(RuntimeWarning, match=rf"^the loss is {bad} at step 150: .*; the best state before it is kept$"):
+        result = smc.train(
+            ASIAN, smc.ArithmeticAverage(), steps=200, recipe=TINY, progress=False, checkpoint=path, checkpoint_seconds=0.0
+        )  # fmt: skip
+    assert (result.stopped, result.surrogate.record["steps"]) == ("diverged", 149)
+    assert math.isfinite(float(result.surrogate.price({"volatility": 0.3}, 1.0, 0.0, carry=0.02).value))
+    assert found == [path.read_bytes()]
+
+
+def test_a_watcher_sees_every_look_and_the_model_as_it_stands() -> None:
+    seen: list[tuple[int, int, float]] = []
+
+    def watch(progress: training.Progress) -> None:
+        price = progress.surrogate().price({"volatility": 0.3}, 1.0, 0.0, carry=0.02)
+        assert math.isnan(float(price.error))  # it has no bar yet
+        seen.append((progress.history[-1].step, progress.steps, float(price.value)))
+
+    smc.train(ASIAN, smc.ArithmeticAverage(), steps=250, time_steps=2, recipe=TINY, progress=False, watch=watch)
+    assert [(step, steps) for step, steps, _ in seen] == [(100, 250), (200, 250), (250, 250)]
+    assert all(0.03 < value < 0.15 for *_, value in seen)
 
 
 def test_a_loss_that_is_no_number_stops_the_run() -> None:

@@ -13,11 +13,13 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import Tensor
 
+from spectralmc import compiled
 from spectralmc.device import choose, complex_of, place
 from spectralmc.draws import Draws
 from spectralmc.functionals import Functional, expected_outcome
 from spectralmc.processes import Scheme, TimeGrid, batch_size, scheme_of, with_fields
-from spectralmc.stepping import ConditionalOutcome, Gatherer, Outcome, Track, reach
+from spectralmc.processes.base import numeric_fields
+from spectralmc.stepping import ConditionalOutcome, Outcome, Track, reach
 from spectralmc.validation import Number, count, real
 
 _BUDGETS = {"cpu": 1 << 25, "cuda": 1 << 30}  # bytes
@@ -132,7 +134,8 @@ def simulate(
         name of a scheme of the process; its first one if None.
     memory
         bytes the working arrays may take; the result does not depend on it, to the bit.  None: 32 MiB on the CPU, which keeps to its
-        caches, 1 GiB on a GPU.  Where a GPU has less to give, chunks are halved.
+        caches, 1 GiB on a GPU.  Where a GPU has less to give, chunks are halved; compiled code (`spectralmc.compiled`), which plain
+        simulations of many path-steps on the CPU get, has blocks of its own, a few MiB.
     first_set
         number of the first parameter set in the address of its draws.
     conditional
@@ -286,13 +289,22 @@ class _Run:
     def steps(self) -> int:
         return self.grid.steps * self.grid.substeps
 
+    @cached_property
+    def compiled(self) -> bool:
+        """Whether compiled code steps these paths."""
+        plain = self.device.type == "cpu" and not self.conditional and self.draws.sampling == "independent" and not self.draws.antithetic
+        if not plain or not self.factors or not compiled.width(self.factors, self.grid.substeps):
+            return False
+        parameters = (*numeric_fields(self.process).values(), real("maturity", self.grid.maturity), self.carry)
+        return compiled.pays(self.sets, self.paths, self.steps) and not any(value.requires_grad for value in parameters)
+
     def chunks(self, memory: int, window: range, stored: int = 1) -> Iterator[range]:
         """Cut the paths of a window into runs of a power of two that fit the budget."""
         arrays = _ARRAYS_ALIVE + stored + (8 * self.steps * self.factors if self.draws.sampling == "sobol" else 0)
         affordable = memory // (8 * arrays * self.sets)
         if affordable < 1:
             raise ValueError(f"memory must hold one path of every parameter set, {8 * arrays * self.sets} bytes here; got {memory}")
-        size = 1 << (affordable.bit_length() - 1)
+        size = compiled.PATHS if self.compiled else 1 << (affordable.bit_length() - 1)
         return (range(at, min(at + size, window.stop)) for at in range(window.start, window.stop, size))
 
     def windows(self, memory: int) -> Iterator[range]:
@@ -383,21 +395,50 @@ class _Run:
         """Step every process once over a chunk, all on the same normals, and return what each functional made of it."""
         if (found := self.fused(parts, chunk)) is not None:
             return found
+        if self.compiled:
+            kind = [type(thing) for part in parts for thing in (part.process, part.functional)]
+            found = compiled.attempt(lambda: self.set_by_set(parts, chunk), *kind, self.scheme.name)
+            if found is not None:
+                return found
         zeros, substeps = self.zeros(chunk), self.grid.substeps
-        drift = (self.carry[..., None] * self.grid.step_times()).to(self.dtype).reshape(-1, self.steps).unbind(-1)
+        tracks, gatherers = self.followers(parts, zeros)
+        for step, (normals, growth) in enumerate(zip(self.normals(chunk), self.drift().unbind(-1), strict=True), 1):
+            for track in tracks:
+                track.step(normals)
+            for gatherer in gatherers:
+                gatherer.update(growth[:, None], step % substeps == 0)
+        return [gatherer.finish() for gatherer in gatherers]
+
+    def drift(self) -> Tensor:
+        return (self.carry[..., None] * self.grid.step_times()).to(self.dtype).reshape(-1, self.steps)
+
+    def followers(self, parts: list[_Part], zeros: Tensor) -> tuple[list[Track], list[Any]]:
+        """Return a track for each process and what follows it for each functional."""
         tracks: dict[tuple[int, str], Track] = {}
-        gatherers: list[Gatherer] = []
+        gatherers: list[Any] = []
         for process, scheme, functional in parts:
             key = id(process), scheme.name
             if key not in tracks:
                 tracks[key] = self.track(process, scheme, zeros)
             gatherers.append((ConditionalOutcome if self.conditional else Outcome)(functional, tracks[key], zeros, self.grid))
-        for step, (normals, growth) in enumerate(zip(self.normals(chunk), drift, strict=True), 1):
-            for track in tracks.values():
-                track.step(normals)
-            for gatherer in gatherers:
-                gatherer.update(growth[:, None], step % substeps == 0)
-        return [gatherer.finish() for gatherer in gatherers]
+        return list(tracks.values()), gatherers
+
+    def set_by_set(self, parts: list[_Part], chunk: range) -> list[dict[str, Tensor]]:
+        """Return what `gathered` does, by compiled code, which takes one parameter set and always as many paths."""
+        found = [self.one_set(parts, row, chunk) for row in range(self.sets)]
+        return [{name: torch.cat([one[name] for one in each]) for name in each[0]} for each in zip(*found, strict=True)]
+
+    def one_set(self, parts: list[_Part], row: int, chunk: range) -> list[dict[str, Tensor]]:
+        def cut(value: Tensor) -> Tensor:
+            return value.reshape(-1)[row if value.numel() > 1 else 0].reshape(1)
+
+        processes = {id(part.process): with_fields(part.process, cut, numbers_too=True) for part in parts}  # numbers would be compiled in
+        run = replace(self, grid=replace(self.grid, maturity=cut(real("maturity", self.grid.maturity))), carry=cut(self.carry))
+        alone = [part._replace(process=processes[id(part.process)]) for part in parts]
+        tracks, outcomes = run.followers(alone, torch.zeros(1, compiled.PATHS, dtype=self.dtype))
+        address = self.draws, self.first_set + row, chunk.start
+        compiled.step_through(tracks, outcomes, *address, run.drift(), self.grid.substeps, self.factors)
+        return [{name: value[:, : len(chunk)] for name, value in outcome.finish().items()} for outcome in outcomes]
 
     def control_of(self, functional: Any) -> _Part:
         pair = control_of(self.process, functional)

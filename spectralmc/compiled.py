@@ -24,7 +24,7 @@ from spectralmc.draws import Draws, box_muller, key_schedule, philox_rounds
 from spectralmc.stepping import Outcome, Track
 
 WORTH = 1 << 26  # path-steps
-PATHS = 1 << 15  # of one call: what it reads and writes stays in the second cache, and calling takes little beside computing
+PATHS = 1 << 16  # of one call: what it reads and writes stays in the second cache, and calling takes little beside computing
 _NORMALS = 8  # a path and call, for the same reason; more would only take longer to compile
 _failed: set[tuple[object, ...]] = set()
 

@@ -50,9 +50,9 @@ def philox_rounds(counter: Words, keys: Any) -> Words:
     """Return the four words; a round takes a pair of ``keys``, numbers or tensors."""
     c0, c1, c2, c3 = counter
     for k0, k1 in keys:
-        left, right = c0 * 0xD2511F53, c2 * 0xCD9E8D57  # int64 wraps; the mask after the shift restores the unsigned high word
-        c0, c1, c2, c3 = (right >> 32 & _MASK) ^ (c1 ^ k0), right & _MASK, (left >> 32 & _MASK) ^ (c3 ^ k1), left & _MASK
-    return c0, c1, c2, c3
+        left, right = c0 * 0xD2511F53, c2 * 0xCD9E8D57  # int64 wraps; the mask restores unsigned words where they are multiplied next
+        c0, c1, c2, c3 = (right >> 32 ^ c1 ^ k0) & _MASK, right, (left >> 32 ^ c3 ^ k1) & _MASK, left
+    return c0, c1 & _MASK, c2, c3 & _MASK
 
 
 def box_muller(first: Tensor, second: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

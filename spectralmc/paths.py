@@ -480,7 +480,7 @@ class _Run:
         if forward is None:
             forward = sample.outcome.mean(1) if control is None else (sample.outcome - control.outcome).mean(1) + control.forward
         forward = forward.to(self.dtype).expand(self.sets)
-        if not all(bool(torch.isfinite(x).all()) for x in (*found.values(), forward)) or not bool((forward > 0).all()):
+        if not all(bool(torch.isfinite(torch.stack(x.aminmax())).all()) for x in (*found.values(), forward)) or not bool((forward > 0).all()):
             name = f"{type(functional).__name__} under {type(self.process).__name__}"
             raise ValueError(f"outcomes must be finite and positive; {name} gave some that are not: check parameters and scheme")
         return replace(sample, forward=forward)

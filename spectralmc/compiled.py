@@ -52,9 +52,9 @@ def attempt(run: Callable[[], Any], *kind: object) -> Any:
         with torch.no_grad(), torch._dynamo.config.patch(cache_size_limit=1 << 10):  # a variant for each kind of run
             return run()
     except Exception as error:
+        if not _failed:
+            warnings.warn(f"stepping eagerly, torch.compile failed: {type(error).__name__}", RuntimeWarning, stacklevel=2)
         _failed.add(kind)
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}"
-        warnings.warn(f"stepping eagerly, torch.compile failed: {reason}", RuntimeWarning, stacklevel=2)
         return None
 
 

@@ -304,7 +304,7 @@ class _Run:
         affordable = memory // (8 * arrays * self.sets)
         if affordable < 1:
             raise ValueError(f"memory must hold one path of every parameter set, {8 * arrays * self.sets} bytes here; got {memory}")
-        size = compiled.PATHS if self.compiled else 1 << (affordable.bit_length() - 1)
+        size = 4 * compiled.PATHS if self.compiled else 1 << (affordable.bit_length() - 1)
         return (range(at, min(at + size, window.stop)) for at in range(window.start, window.stop, size))
 
     def windows(self, memory: int) -> Iterator[range]:
@@ -314,7 +314,7 @@ class _Run:
         if affordable < 1:
             needed = f"one randomization of every parameter set, {each * run} bytes here"
             raise ValueError(f"memory must hold {needed}; got {memory}: take more randomizations")
-        size = run << (affordable.bit_length() - 1)
+        size = max(run << (affordable.bit_length() - 1), compiled.PATHS if self.compiled else 1)
         return (range(at, min(at + size, self.paths)) for at in range(0, self.paths, size))
 
     def normals(self, chunk: range) -> Iterator[Tensor]:
@@ -434,11 +434,16 @@ class _Run:
 
         processes = {id(part.process): with_fields(part.process, cut, numbers_too=True) for part in parts}  # numbers would be compiled in
         run = replace(self, grid=replace(self.grid, maturity=cut(real("maturity", self.grid.maturity))), carry=cut(self.carry))
-        alone = [part._replace(process=processes[id(part.process)]) for part in parts]
-        tracks, outcomes = run.followers(alone, torch.zeros(1, compiled.PATHS, dtype=self.dtype))
-        address = self.draws, self.first_set + row, chunk.start
-        compiled.step_through(tracks, outcomes, *address, run.drift(), self.grid.substeps, self.factors)
-        return [{name: value[:, : len(chunk)] for name, value in outcome.finish().items()} for outcome in outcomes]
+        alone, drift = [part._replace(process=processes[id(part.process)]) for part in parts], run.drift()
+        whole: list[dict[str, Tensor]] = [{} for _ in parts]
+        for first in range(chunk.start, chunk.stop, compiled.PATHS):
+            tracks, outcomes = run.followers(alone, torch.zeros(1, compiled.PATHS, dtype=self.dtype))
+            compiled.step_through(tracks, outcomes, self.draws, self.first_set + row, first, drift, self.grid.substeps, self.factors)
+            for found, outcome in zip(whole, outcomes, strict=True):
+                for name, value in outcome.finish().items():
+                    found.setdefault(name, torch.empty(1, len(chunk), dtype=self.dtype))
+                    found[name][:, first - chunk.start :][:, : compiled.PATHS] = value[:, : chunk.stop - first]
+        return whole
 
     def control_of(self, functional: Any) -> _Part:
         pair = control_of(self.process, functional)
@@ -480,7 +485,8 @@ class _Run:
         if forward is None:
             forward = sample.outcome.mean(1) if control is None else (sample.outcome - control.outcome).mean(1) + control.forward
         forward = forward.to(self.dtype).expand(self.sets)
-        if not all(bool(torch.isfinite(torch.stack(x.aminmax())).all()) for x in (*found.values(), forward)) or not bool((forward > 0).all()):
+        finite = all(bool(torch.isfinite(torch.stack(x.aminmax())).all()) for x in (*found.values(), forward))
+        if not finite or not bool((forward > 0).all()):
             name = f"{type(functional).__name__} under {type(self.process).__name__}"
             raise ValueError(f"outcomes must be finite and positive; {name} gave some that are not: check parameters and scheme")
         return replace(sample, forward=forward)

@@ -19,8 +19,8 @@ PACKAGE = ROOT / "spectralmc"
 # A module imports only modules that stand before it.
 # fmt: off
 ORDER = (
-    "validation", "device", "draws", "parameters", "processes", "functionals", "stepping", "compiled", "cuda", "fused", "paths", "spectrum", "black",
-    "montecarlo", "distribution", "pricing", "nn", "problem", "labels", "bars", "evaluation", "surrogate", "calibration", "ring", "readout",
+    "validation", "device", "draws", "parameters", "processes", "functionals", "stepping", "compiled", "cuda", "fused", "paths", "spectrum",
+    "black", "montecarlo", "distribution", "pricing", "nn", "problem", "labels", "bars", "evaluation", "surrogate", "calibration", "ring", "readout",
     "optimizer", "checkpoint", "interrupts", "graphs", "training", "market", "store", "book", "records", "verdicts", "figures", "explorer",
     "pages", "terminal", "engine", "runner", "reports", "stored", "commands", "cli",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import warnings
@@ -304,7 +305,7 @@ class _Run:
         affordable = memory // (8 * arrays * self.sets)
         if affordable < 1:
             raise ValueError(f"memory must hold one path of every parameter set, {8 * arrays * self.sets} bytes here; got {memory}")
-        size = 4 * compiled.PATHS if self.compiled else 1 << (affordable.bit_length() - 1)
+        size = 1 << (affordable.bit_length() - 1)
         return (range(at, min(at + size, window.stop)) for at in range(window.start, window.stop, size))
 
     def windows(self, memory: int) -> Iterator[range]:
@@ -352,8 +353,8 @@ class _Run:
         for part in parts + controls:
             self.refuse_impossible(part)
         outcomes: list[dict[str, Tensor]] = [{} for _ in parts + controls]
-        for chunk in self.chunks(memory, window, 2 * len(outcomes)):
-            for whole, found in zip(outcomes, self.fitted(parts + controls, chunk), strict=True):
+        for chunk, pieces in self.pieces(parts + controls, memory, window):
+            for whole, found in zip(outcomes, pieces, strict=True):
                 for name, value in found.items():
                     if name not in whole:
                         whole[name] = torch.empty(self.sets, len(window), dtype=self.dtype)
@@ -362,6 +363,22 @@ class _Run:
         known = [self.known(part, found, runs) for part, found in zip(controls, outcomes[len(parts) :], strict=True)]
         pairs = itertools.chain(known, itertools.repeat((None, None)))
         return tuple(self.sample(f, found, runs, *pair) for f, found, pair in zip(functionals, outcomes, pairs, strict=False))
+
+    def pieces(self, parts: list[_Part], memory: int, window: range) -> Iterator[tuple[range, list[dict[str, Tensor]]]]:
+        """Yield runs of consecutive paths, and what `gathered` says of them, by compiled code if it can be made."""
+        chunks = self.chunks(memory, window, 2 * len(parts))
+        if not self.compiled:
+            yield from ((chunk, self.fitted(parts, chunk)) for chunk in chunks)
+            return
+        kind = [type(thing) for part in parts for thing in (part.process, part.functional)]
+        size = compiled.PATHS * max(4 // self.sets, 1)
+        for first in range(window.start, window.stop, size):
+            chunk = range(first, min(first + size, window.stop))
+            found = compiled.attempt(functools.partial(self.set_by_set, parts, chunk), *kind, self.scheme.name)
+            if found is not None:
+                yield chunk, found
+            else:
+                yield from ((part, self.fitted(parts, part)) for part in self.chunks(memory, chunk, 2 * len(parts)))
 
     def fitted(self, parts: list[_Part], chunk: range) -> list[dict[str, Tensor]]:
         """Return what `gathered` does, in halves where the GPU has not the memory for the whole."""
@@ -395,11 +412,6 @@ class _Run:
         """Step every process once over a chunk, all on the same normals, and return what each functional made of it."""
         if (found := self.fused(parts, chunk)) is not None:
             return found
-        if self.compiled:
-            kind = [type(thing) for part in parts for thing in (part.process, part.functional)]
-            found = compiled.attempt(lambda: self.set_by_set(parts, chunk), *kind, self.scheme.name)
-            if found is not None:
-                return found
         zeros, substeps = self.zeros(chunk), self.grid.substeps
         tracks, gatherers = self.followers(parts, zeros)
         for step, (normals, growth) in enumerate(zip(self.normals(chunk), self.drift().unbind(-1), strict=True), 1):

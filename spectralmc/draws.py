@@ -19,7 +19,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -38,13 +38,21 @@ def philox(counter: Words, key: tuple[int, int]) -> Words:
 
     Shapes: four broadcastable int64 tensors holding values in [0, 2³²); four of the broadcast shape come back.
     """
+    return philox_rounds(counter, key_schedule(key))
+
+
+def key_schedule(key: tuple[int, int]) -> list[tuple[int, int]]:
+    """Return the two key words of each of the ten rounds."""
+    return [((key[0] + i * 0x9E3779B9) & _MASK, (key[1] + i * 0xBB67AE85) & _MASK) for i in range(10)]
+
+
+def philox_rounds(counter: Words, keys: Any) -> Words:
+    """Return the four words; a round takes a pair of ``keys``, numbers or tensors."""
     c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(10):
-        left, right = c0 * 0xD2511F53, c2 * 0xCD9E8D57  # int64 wraps; the mask after the shift restores the unsigned high word
-        c0, c1, c2, c3 = (right >> 32 & _MASK) ^ (c1 ^ k0), right & _MASK, (left >> 32 & _MASK) ^ (c3 ^ k1), left & _MASK
-        k0, k1 = (k0 + 0x9E3779B9) & _MASK, (k1 + 0xBB67AE85) & _MASK
-    return c0, c1, c2, c3
+    for k0, k1 in keys:
+        left, right = c0 * 0xD2511F53, c2 * 0xCD9E8D57  # int64 wraps; the mask restores unsigned words where they are multiplied next
+        c0, c1, c2, c3 = (right >> 32 ^ c1 ^ k0) & _MASK, right, (left >> 32 ^ c3 ^ k1) & _MASK, left
+    return c0, c1 & _MASK, c2, c3 & _MASK
 
 
 def box_muller(first: Tensor, second: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -58,7 +66,7 @@ def box_muller(first: Tensor, second: Tensor, dtype: torch.dtype) -> tuple[Tenso
 
 
 def _open_uniform(word: Tensor, dtype: torch.dtype) -> Tensor:
-    return ((word >> 9) * 2 + 1).to(dtype) * 2.0**-24
+    return ((word >> 9).to(dtype) + 0.5) * 2.0**-23
 
 
 @dataclass(frozen=True)
@@ -113,10 +121,15 @@ class Draws:
         """Return the draws of the same seed on another stream."""
         return replace(self, stream=stream)
 
+    @property
+    def key(self) -> tuple[int, int]:
+        """The seed as two 32-bit words, low and high."""
+        return self.seed & _MASK, self.seed >> 32
+
     def words(self, sets: Tensor, paths: Tensor, block: int, stream: int | None = None) -> Words:
         """Return the four Philox words at counter (path, block, set, stream); integer tensors broadcast."""
         lane = self.stream if stream is None else stream
-        return philox((paths, torch.tensor(block), sets, torch.tensor(lane)), (self.seed & _MASK, self.seed >> 32))
+        return philox((paths, torch.tensor(block), sets, torch.tensor(lane)), self.key)
 
     def normals(
         self, sets: range, paths: range, steps: int, factors: int = 1, dtype: torch.dtype = torch.float64, total: int | None = None

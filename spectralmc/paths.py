@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import warnings
@@ -13,11 +14,13 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import Tensor
 
+from spectralmc import compiled
 from spectralmc.device import choose, complex_of, place
 from spectralmc.draws import Draws
 from spectralmc.functionals import Functional, expected_outcome
 from spectralmc.processes import Scheme, TimeGrid, batch_size, scheme_of, with_fields
-from spectralmc.stepping import ConditionalOutcome, Gatherer, Outcome, Track, reach
+from spectralmc.processes.base import numeric_fields
+from spectralmc.stepping import ConditionalOutcome, Outcome, Track, reach
 from spectralmc.validation import Number, count, real
 
 _BUDGETS = {"cpu": 1 << 25, "cuda": 1 << 30}  # bytes
@@ -132,7 +135,8 @@ def simulate(
         name of a scheme of the process; its first one if None.
     memory
         bytes the working arrays may take; the result does not depend on it, to the bit.  None: 32 MiB on the CPU, which keeps to its
-        caches, 1 GiB on a GPU.  Where a GPU has less to give, chunks are halved.
+        caches, 1 GiB on a GPU.  Where a GPU has less to give, chunks are halved; compiled code (`spectralmc.compiled`), which plain
+        simulations of many path-steps on the CPU get, has blocks of its own, a few MiB.
     first_set
         number of the first parameter set in the address of its draws.
     conditional
@@ -286,6 +290,15 @@ class _Run:
     def steps(self) -> int:
         return self.grid.steps * self.grid.substeps
 
+    @cached_property
+    def compiled(self) -> bool:
+        """Whether compiled code steps these paths."""
+        plain = self.device.type == "cpu" and not self.conditional and self.draws.sampling == "independent" and not self.draws.antithetic
+        if not plain or not self.factors or not compiled.width(self.factors, self.grid.substeps):
+            return False
+        parameters = (*numeric_fields(self.process).values(), real("maturity", self.grid.maturity), self.carry)
+        return compiled.pays(self.sets, self.paths, self.steps) and not any(value.requires_grad for value in parameters)
+
     def chunks(self, memory: int, window: range, stored: int = 1) -> Iterator[range]:
         """Cut the paths of a window into runs of a power of two that fit the budget."""
         arrays = _ARRAYS_ALIVE + stored + (8 * self.steps * self.factors if self.draws.sampling == "sobol" else 0)
@@ -302,7 +315,7 @@ class _Run:
         if affordable < 1:
             needed = f"one randomization of every parameter set, {each * run} bytes here"
             raise ValueError(f"memory must hold {needed}; got {memory}: take more randomizations")
-        size = run << (affordable.bit_length() - 1)
+        size = max(run << (affordable.bit_length() - 1), compiled.PATHS if self.compiled else 1)
         return (range(at, min(at + size, self.paths)) for at in range(0, self.paths, size))
 
     def normals(self, chunk: range) -> Iterator[Tensor]:
@@ -340,8 +353,8 @@ class _Run:
         for part in parts + controls:
             self.refuse_impossible(part)
         outcomes: list[dict[str, Tensor]] = [{} for _ in parts + controls]
-        for chunk in self.chunks(memory, window, 2 * len(outcomes)):
-            for whole, found in zip(outcomes, self.fitted(parts + controls, chunk), strict=True):
+        for chunk, pieces in self.pieces(parts + controls, memory, window):
+            for whole, found in zip(outcomes, pieces, strict=True):
                 for name, value in found.items():
                     if name not in whole:
                         whole[name] = torch.empty(self.sets, len(window), dtype=self.dtype)
@@ -350,6 +363,22 @@ class _Run:
         known = [self.known(part, found, runs) for part, found in zip(controls, outcomes[len(parts) :], strict=True)]
         pairs = itertools.chain(known, itertools.repeat((None, None)))
         return tuple(self.sample(f, found, runs, *pair) for f, found, pair in zip(functionals, outcomes, pairs, strict=False))
+
+    def pieces(self, parts: list[_Part], memory: int, window: range) -> Iterator[tuple[range, list[dict[str, Tensor]]]]:
+        """Yield runs of consecutive paths, and what `gathered` says of them, by compiled code if it can be made."""
+        chunks = self.chunks(memory, window, 2 * len(parts))
+        if not self.compiled:
+            yield from ((chunk, self.fitted(parts, chunk)) for chunk in chunks)
+            return
+        kind = [type(thing) for part in parts for thing in (part.process, part.functional)]
+        size = compiled.PATHS * max(4 // self.sets, 1)
+        for first in range(window.start, window.stop, size):
+            chunk = range(first, min(first + size, window.stop))
+            found = compiled.attempt(functools.partial(self.set_by_set, parts, chunk), *kind, self.scheme.name)
+            if found is not None:
+                yield chunk, found
+            else:
+                yield from ((part, self.fitted(parts, part)) for part in self.chunks(memory, chunk, 2 * len(parts)))
 
     def fitted(self, parts: list[_Part], chunk: range) -> list[dict[str, Tensor]]:
         """Return what `gathered` does, in halves where the GPU has not the memory for the whole."""
@@ -384,20 +413,49 @@ class _Run:
         if (found := self.fused(parts, chunk)) is not None:
             return found
         zeros, substeps = self.zeros(chunk), self.grid.substeps
-        drift = (self.carry[..., None] * self.grid.step_times()).to(self.dtype).reshape(-1, self.steps).unbind(-1)
+        tracks, gatherers = self.followers(parts, zeros)
+        for step, (normals, growth) in enumerate(zip(self.normals(chunk), self.drift().unbind(-1), strict=True), 1):
+            for track in tracks:
+                track.step(normals)
+            for gatherer in gatherers:
+                gatherer.update(growth[:, None], step % substeps == 0)
+        return [gatherer.finish() for gatherer in gatherers]
+
+    def drift(self) -> Tensor:
+        return (self.carry[..., None] * self.grid.step_times()).to(self.dtype).reshape(-1, self.steps)
+
+    def followers(self, parts: list[_Part], zeros: Tensor) -> tuple[list[Track], list[Any]]:
+        """Return a track for each process and what follows it for each functional."""
         tracks: dict[tuple[int, str], Track] = {}
-        gatherers: list[Gatherer] = []
+        gatherers: list[Any] = []
         for process, scheme, functional in parts:
             key = id(process), scheme.name
             if key not in tracks:
                 tracks[key] = self.track(process, scheme, zeros)
             gatherers.append((ConditionalOutcome if self.conditional else Outcome)(functional, tracks[key], zeros, self.grid))
-        for step, (normals, growth) in enumerate(zip(self.normals(chunk), drift, strict=True), 1):
-            for track in tracks.values():
-                track.step(normals)
-            for gatherer in gatherers:
-                gatherer.update(growth[:, None], step % substeps == 0)
-        return [gatherer.finish() for gatherer in gatherers]
+        return list(tracks.values()), gatherers
+
+    def set_by_set(self, parts: list[_Part], chunk: range) -> list[dict[str, Tensor]]:
+        """Return what `gathered` does, by compiled code, which takes one parameter set and always as many paths."""
+        found = [self.one_set(parts, row, chunk) for row in range(self.sets)]
+        return [{name: torch.cat([one[name] for one in each]) for name in each[0]} for each in zip(*found, strict=True)]
+
+    def one_set(self, parts: list[_Part], row: int, chunk: range) -> list[dict[str, Tensor]]:
+        def cut(value: Tensor) -> Tensor:
+            return value.reshape(-1)[row if value.numel() > 1 else 0].reshape(1)
+
+        processes = {id(part.process): with_fields(part.process, cut, numbers_too=True) for part in parts}  # numbers would be compiled in
+        run = replace(self, grid=replace(self.grid, maturity=cut(real("maturity", self.grid.maturity))), carry=cut(self.carry))
+        alone, drift = [part._replace(process=processes[id(part.process)]) for part in parts], run.drift()
+        whole: list[dict[str, Tensor]] = [{} for _ in parts]
+        for first in range(chunk.start, chunk.stop, compiled.PATHS):
+            tracks, outcomes = run.followers(alone, torch.zeros(1, compiled.PATHS, dtype=self.dtype))
+            compiled.step_through(tracks, outcomes, self.draws, self.first_set + row, first, drift, self.grid.substeps, self.factors)
+            for found, outcome in zip(whole, outcomes, strict=True):
+                for name, value in outcome.finish().items():
+                    found.setdefault(name, torch.empty(1, len(chunk), dtype=self.dtype))
+                    found[name][:, first - chunk.start :][:, : compiled.PATHS] = value[:, : chunk.stop - first]
+        return whole
 
     def control_of(self, functional: Any) -> _Part:
         pair = control_of(self.process, functional)
@@ -439,7 +497,8 @@ class _Run:
         if forward is None:
             forward = sample.outcome.mean(1) if control is None else (sample.outcome - control.outcome).mean(1) + control.forward
         forward = forward.to(self.dtype).expand(self.sets)
-        if not all(bool(torch.isfinite(x).all()) for x in (*found.values(), forward)) or not bool((forward > 0).all()):
+        finite = all(bool(torch.isfinite(torch.stack(x.aminmax())).all()) for x in (*found.values(), forward))
+        if not finite or not bool((forward > 0).all()):
             name = f"{type(functional).__name__} under {type(self.process).__name__}"
             raise ValueError(f"outcomes must be finite and positive; {name} gave some that are not: check parameters and scheme")
         return replace(sample, forward=forward)

@@ -19,10 +19,10 @@ PACKAGE = ROOT / "spectralmc"
 # A module imports only modules that stand before it.
 # fmt: off
 ORDER = (
-    "validation", "device", "draws", "parameters", "processes", "functionals", "stepping", "cuda", "fused", "paths", "spectrum", "black",
-    "montecarlo", "distribution", "pricing", "nn", "problem", "labels", "bars", "replay", "evaluation", "surrogate", "calibration", "ring",
-    "readout", "optimizer", "checkpoint", "interrupts", "graphs", "training", "market", "store", "book", "records", "verdicts", "figures",
-    "live", "explorer", "pages", "terminal", "engine", "runner", "executors", "reports", "sweeps", "stored", "commands", "cli",
+    "validation", "device", "draws", "parameters", "processes", "functionals", "stepping", "compiled", "cuda", "fused", "paths", "spectrum",
+    "black", "montecarlo", "distribution", "pricing", "nn", "problem", "labels", "bars", "replay", "evaluation", "surrogate", "calibration",
+    "ring", "readout", "optimizer", "checkpoint", "interrupts", "graphs", "training", "market", "store", "book", "records", "verdicts",
+    "figures", "live", "explorer", "pages", "terminal", "engine", "runner", "executors", "reports", "sweeps", "stored", "commands", "cli",
 )
 # fmt: on
 BLIND = ("spectrum", "distribution", "pricing", "black")  # they consume φ and never ask where it comes from

@@ -177,16 +177,21 @@ def batch_size(process: Any, *contract: Tensor) -> int:
     return next(iter(shapes))[0] if shapes else 1
 
 
-def with_fields(process: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Return the process with ``change`` applied to each of its (B,) parameters; only a dataclass can have such."""
+def with_fields(process: Any, change: Callable[[Tensor], Tensor], numbers_too: bool = False) -> Any:
+    """Return the process with ``change`` applied to each of its (B,) parameters; only a dataclass can have such.
+
+    With ``numbers_too``, a parameter that is one number, but not a whole one, counts as (1,).
+    """
     if not _nested(process):
         return process
     numbers = numeric_fields(process)
     changed: dict[str, Any] = {}
     for name in (f.name for f in fields(process) if f.init):
         own = _own_axes(process, name)
+        if numbers_too and name in numbers and numbers[name].ndim == own and not isinstance(getattr(process, name), int):
+            numbers[name] = numbers[name][..., None]
         if _nested(getattr(process, name)):
-            changed[name] = with_fields(getattr(process, name), change)
+            changed[name] = with_fields(getattr(process, name), change, numbers_too)
         elif name in numbers and numbers[name].ndim == own + 1:
             entries = numbers[name].reshape(-1, numbers[name].shape[-1])
             changed[name] = torch.stack([change(e) for e in entries]).unflatten(0, numbers[name].shape[:-1]) if own else change(entries[0])

@@ -28,8 +28,10 @@ ORDER = (
 BLIND = ("spectrum", "distribution", "pricing", "black")  # they consume φ and never ask where it comes from
 UNSEEN = {"nn", "processes", "training", "surrogate", "draws"}
 BATCH = {"papermill", "nbformat", "nbconvert", "nbclient", "IPython", "yaml"}
-OPTIONAL = BATCH | {"cupy", "matplotlib", "ipywidgets"}
-AT_THE_TOP = {"figures": {"matplotlib"}, "runner": BATCH, "pages": BATCH, "engine": BATCH, "reports": BATCH, "stored": BATCH}
+OPTIONAL = BATCH | {"cupy", "matplotlib", "ipywidgets", "anywidget"}
+AT_THE_TOP = {
+    "figures": {"matplotlib"}, "explorer": {"anywidget"}, **dict.fromkeys(("runner", "pages", "engine", "reports", "stored"), BATCH),
+}  # fmt: skip
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = [path for path in FILES if path.parent != PACKAGE or not path.stem.startswith("__")]

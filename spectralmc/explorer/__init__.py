@@ -26,6 +26,8 @@ from spectralmc.validation import count
 
 _MATURITY, _CARRY = (0.05, 3.0), (-0.05, 0.1)
 
+_NAMES = {"Terminal": "Price at maturity", "Black Scholes": "Black–Scholes", "Correlated Black Scholes": "correlated Black–Scholes"}
+
 
 class Explorer:
     """What `explore` returns; the last expression of a cell shows it.
@@ -55,9 +57,8 @@ class Explorer:
     def title(self) -> str:
         """The outcome and the process."""
         problem = self.instrument.problem
-        outcome = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(problem.functional).__name__).capitalize()
-        process = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name_of(problem.space.process)).strip("<>")
-        return f"{'Price at maturity' if outcome == 'Terminal' else outcome} under {process}"
+        outcome, process = _words(type(problem.functional).__name__), _words(name_of(problem.space.process).strip("<>"))
+        return f"{_NAMES.get(outcome, outcome.capitalize())} under {_NAMES.get(process, process)}"
 
     def frame(self, simulate: bool = True, **changes: float) -> Frame:
         """Return what the panels show, as arrays, where the sliders stand or with some of them moved; they stay where they are."""
@@ -157,7 +158,7 @@ def explore(
     -------
     >>> import spectralmc as smc
     >>> smc.explore(smc.BlackScholes(0.2), bounds={"volatility": (0.1, 0.5)})
-    Explorer(Price at maturity under Black Scholes: volatility, maturity, carry, log_moneyness)
+    Explorer(Price at maturity under Black–Scholes: volatility, maturity, carry, log_moneyness)
     """
     own = {"functional": functional, "bounds": bounds, "maturity": maturity, "carry": carry, "time_steps": time_steps}
     market = Market(100.0) if market is None else market
@@ -167,6 +168,11 @@ def explore(
     found = controls(problem.space, {**values, **(start or {})}, log_moneyness)
     surrogate = law if isinstance(law, Surrogate) else None
     return Explorer(Instrument(problem, surrogate, market, count("paths", paths, 256), count("seed", seed, 0)), found)
+
+
+def _words(name: str) -> str:
+    """Return the words of a name in capitals: ArithmeticAverage, Arithmetic Average."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
 
 
 def _posed(law: Any, own: Mapping[str, Any]) -> tuple[Problem, dict[str, float]]:

@@ -25,6 +25,7 @@ _KNOWN = {  # symbol and unit, as in the table of notation
     "carry": ("b", "per year"),
     STRIKE: ("k", "ln(K/F)"),
 }
+_LABELS = {"long_run_variance": "long-run variance", "vol_of_variance": "vol. of variance", STRIKE: "log-moneyness"}
 _FACTORS = (4.0, 2.0, 1.25)  # how far around a value a slider reaches: as far as the process allows
 
 
@@ -118,4 +119,4 @@ def _accepts(kind: type, values: Mapping[str, float]) -> bool:
 
 def table(found: Iterable[Control]) -> list[dict[str, Any]]:
     """Return controls as plain data, each with a label for people."""
-    return [{**control._asdict(), "label": control.name.replace("_", " ").replace("log ", "log-")} for control in found]
+    return [{**control._asdict(), "label": _LABELS.get(control.name, control.name.replace("_", " "))} for control in found]

@@ -26,7 +26,8 @@ _IDLE = """() => { const w = window.jupyterapp?.shell?.currentWidget;
     return w?.sessionContext?.session?.kernel?.status === 'idle'; }"""
 _DONE = """() => { const w = window.jupyterapp?.shell?.currentWidget;
     if (w?.sessionContext?.session?.kernel?.status !== 'idle') return false;
-    return w.content.model.sharedModel.cells.filter(c => c.cell_type === 'code' && c.source.trim()).every(c => c.execution_count !== null); }"""
+    const code = w.content.model.sharedModel.cells.filter(c => c.cell_type === 'code' && c.source.trim());
+    return code.every(c => c.execution_count !== null); }"""
 _ERRORS = """() => window.jupyterapp.shell.currentWidget.content.model.sharedModel.cells
     .flatMap(c => c.outputs ?? []).filter(o => o.output_type === 'error').map(o => `${o.ename}: ${o.evalue}`)"""
 

@@ -573,11 +573,13 @@ class View {
     for (const input of [number, range]) input.dataset.lmSuppressShortcuts = "true"; // keys are the slider's, not the notebook's
     range.addEventListener("input", (event) => this.move({ [control.name]: this.value(control, Number(range.value)) }, event.timeStamp));
     range.addEventListener("dblclick", () => this.move({ [control.name]: control.start }));
-    number.addEventListener("change", () => {
+    const typed = () => {
       const value = Number(number.value.trim().replace("−", "-").replace(",", "."));
       const known = number.value.trim() !== "" && Number.isFinite(value);
       this.move({ [control.name]: known ? Math.min(Math.max(value, control.low), control.high) : this.point[control.name] });
-    });
+    };
+    number.addEventListener("change", typed);
+    number.addEventListener("keydown", (event) => event.key === "Enter" && typed());
     this.inputs.set(control.name, { control, range, number });
     this.place(control.name);
   }

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ from fixtures import asian, asian_result, sigmas, terminal
 from torch import Tensor
 
 import spectralmc as smc
+from spectralmc import pages
 from spectralmc.explorer import Explorer, explore
 from spectralmc.explorer.controls import STRIKE
 from spectralmc.explorer.frames import LEVELS
@@ -302,6 +304,15 @@ def test_beside_the_canvas_there_is_always_a_picture() -> None:
     bundle = known()._repr_mimebundle_()
     assert set(bundle) == {"text/plain", "image/png", "application/vnd.jupyter.widget-view+json"}
     assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
+
+
+def test_a_page_and_a_stored_notebook_keep_the_picture_and_drop_the_live_view() -> None:
+    live = "application/vnd.jupyter.widget-view+json"
+    both = nbformat.v4.new_output("display_data", {live: {"model_id": "1"}, "image/png": "AAAA"})
+    alone = nbformat.v4.new_output("display_data", {live: {"model_id": "2"}, "text/plain": "slider"})
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(outputs=[both, alone]), nbformat.v4.new_markdown_cell("text")])
+    pages.keep_pictures(notebook)
+    assert [set(output.data) for output in notebook.cells[0].outputs] == [{"image/png"}, {live, "text/plain"}]
 
 
 def test_without_anywidget_the_picture_is_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ RUN := $(VENV)/bin/python -m
 PIP := $(RUN) pip install --quiet --disable-pip-version-check --constraint constraints.txt
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=120 --nbval-sanitize-with=notebooks/sanitize.cfg
 
-.PHONY: report test lint test-unit test-notebooks test-floor lab clean help
+.PHONY: report test lint test-unit test-notebooks test-browser test-floor lab clean help
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # steps install into one environment
 
@@ -28,6 +28,9 @@ test-unit: $(VENV)/.test
 test-notebooks: $(VENV)/.test
 	$(RUN) spectralmc notebooks --check
 	OMP_NUM_THREADS=1 $(RUN) pytest $(NBVAL) -p no:cacheprovider -n 2 --dist loadfile notebooks
+
+test-browser: $(VENV)/.browser ## the explorer in JupyterLab and the pages, in the Chromium of this machine
+	OMP_NUM_THREADS=1 $(RUN) pytest -p no:nbval tests/test_browser.py tests/test_explorer_browser.py
 
 test-floor: ## the same tests on the oldest supported torch and a NumPy of its time, in .venv-floor (5 GB)
 	$(MAKE) test-unit test-notebooks VENV=.venv-floor LANE=floor  # types are checked against the pinned torch
@@ -73,6 +76,10 @@ $(VENV)/.batch: $(VENV)/.torch pyproject.toml
 
 $(VENV)/.test: $(VENV)/.batch
 	$(PIP) --editable ".[batch,test]"
+	touch $@
+
+$(VENV)/.browser: $(VENV)/.test
+	$(PIP) --editable ".[batch,lab,test,browser]"
 	touch $@
 
 $(VENV)/.lab: $(VENV)/.batch

@@ -62,6 +62,7 @@ _HOME = {
     "check_arbitrage": "market",
     "cos_price": "pricing",
     "empirical_characteristic_function": "spectrum",
+    "explore": "explorer",
     "implied_volatility": "black",
     "load": "store",
     "load_records": "records",

@@ -3,6 +3,7 @@ from spectralmc.black import black_vega as black_vega
 from spectralmc.black import implied_volatility as implied_volatility
 from spectralmc.distribution import Distribution as Distribution
 from spectralmc.draws import Draws as Draws
+from spectralmc.explorer import explore as explore
 from spectralmc.functionals import ArithmeticAverage as ArithmeticAverage
 from spectralmc.functionals import Basket as Basket
 from spectralmc.functionals import GeometricAverage as GeometricAverage

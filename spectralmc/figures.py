@@ -279,6 +279,53 @@ def smiles(log_moneyness: Array, volatility: Array, flat: Array, names: Sequence
         return finished(figure, grid[0, 0])
 
 
+def explored(arrays: Mapping[str, Array], scalars: Mapping[str, float], kind: str, quantity: str) -> Figure:
+    """Draw the panels of an explorer: density shaded between its quantiles, smile or prices, φ in the plane, the contract's price.
+
+    Arrays and scalars by the names of `spectralmc.explorer.frames`; what is missing is left out.
+    """
+    over = axis("volatility", r"\sigma", r"per $\sqrt{\mathrm{year}}$") if quantity == "volatility" else axis(kind, "V/F", "–")
+    with plt.rc_context(style()):
+        figure, ((density_, smile), (phi, price)) = plt.subplots(2, 2, figsize=(7.4, 5.6))
+        _shaded(density_, arrays)
+        _curves(density_, _named(arrays, "density"))
+        density_.set(xlabel=axis("log return", "x", "–"), ylabel=axis("density", "f(x)", "per unit of $x$"), ylim=(0, None))
+        _curves(smile, _named(arrays, "strikes"))
+        smile.set(xlabel=axis("log-moneyness", r"k=\ln(K/F)", "–"), ylabel=over)
+        looks = {"exact": EXACT, "learned": LEARNED}
+        for name in (name for name in looks if f"phi.{name}.re" in arrays):
+            phi.plot(arrays[f"phi.{name}.re"], arrays[f"phi.{name}.im"], **looks[name])
+        if "phi.simulated.re" in arrays:
+            bars = arrays["phi.simulated.error"]
+            phi.errorbar(arrays["phi.simulated.re"], arrays["phi.simulated.im"], bars, bars, **EMPIRICAL)
+        phi.set(xlabel=axis("real part", r"\mathrm{Re}\,\varphi(u)", "–"), ylabel=axis("imaginary part", r"\mathrm{Im}\,\varphi(u)", "–"))
+        rows = [name for name in ("learned", "simulated", "exact") if f"{name}.price" in scalars]
+        looks |= {"simulated": EMPIRICAL}
+        for place, name in enumerate(rows):
+            look = {**EMPIRICAL, "color": looks[name]["color"], "marker": "D" if name == "exact" else "o"}
+            price.errorbar(scalars[f"{name}.price"], place, xerr=scalars[f"{name}.error"], **look)
+        price.set_yticks(range(len(rows)), rows)
+        price.set(xlabel=axis(f"{kind} at the strike", "V/F", "–"), ylim=(-0.6, len(rows) - 0.4))
+        price.locator_params(axis="x", nbins=5)
+        return finished(figure, density_)
+
+
+def _shaded(ax: Axes, arrays: Mapping[str, Array]) -> None:
+    """Shade the best density between each quantile and its counterpart on the other side, and draw the median."""
+    ends, names = numbers(arrays["quantiles"]), [n for n in ("density.learned", "density.exact") if n in arrays]
+    ax.axvline(ends[len(ends) // 2], color=SKY, linewidth=1.0, zorder=0)
+    for low, high in zip(ends[: len(ends) // 2], ends[::-1], strict=False):
+        inside = (numbers(arrays["density.x"]) >= low) & (numbers(arrays["density.x"]) <= high)
+        for name in names[:1]:
+            ax.fill_between(numbers(arrays["density.x"]), numbers(arrays[name]), where=inside.tolist(), color=SKY, alpha=0.22, linewidth=0)
+
+
+def _named(arrays: Mapping[str, Array], panel: str) -> Curves:
+    """Return what the arrays of a panel show."""
+    names = ("x", "exact", "simulated", "simulated_error", "learned", "at")
+    return Curves(*(arrays.get(f"{panel}.{name}") for name in names))
+
+
 def _curves(ax: Axes, curves: Curves) -> None:
     x = numbers(curves.x)
     if curves.exact is not None:

@@ -87,11 +87,11 @@ def monte_carlo_price(
         cut = functools.partial(_row, rows=rows)
         part, times = with_fields(process, cut), replace(grid, maturity=cut(real("maturity", grid.maturity)))
         sample = simulate(part, times, draws, paths, functional, carry=cut(b), scheme=scheme, dtype=dtype, first_set=first, **options)
-        parts.append(_priced(sample, strikes[rows], kind))
+        parts.append(priced(sample, strikes[rows], kind))
     return MonteCarloPrice(torch.cat([value for value, _ in parts]), torch.cat([error for _, error in parts]))
 
 
-def _priced(sample: Sample, k: Tensor, kind: Literal["call", "put"]) -> tuple[Tensor, Tensor]:
+def priced(sample: Sample, k: Tensor, kind: Literal["call", "put"]) -> tuple[Tensor, Tensor]:
     sign = 1.0 if kind == "call" else -1.0
     payoffs, known = [_payoff(sample, strike, sign) for strike in k.unbind(1)], torch.zeros_like(k)
     if sample.control is not None and sample.control_law is not None:

@@ -39,6 +39,7 @@ _NO_MATHML = re.compile(
     r"<(?!/?(?:math|mrow|mi|mo|mn|ms|mtext|mspace|mstyle|mpadded|mphantom|menclose|mfenced|mfrac|msqrt|mroot|msub|msup|msubsup|munder|mover"
     r"|munderover|mmultiscripts|mprescripts|mtable|mtr|mtd)\b)"
 )
+_LIVE = "application/vnd.jupyter.widget-view+json"
 _ACTIVE = re.compile(r"<(?=/?(?:script|iframe|object|embed|link|meta|base|form)\b)", re.I)
 
 
@@ -51,6 +52,7 @@ def page(notebook: Any, record: dict[str, Any], folder: Path) -> str:
     notebook = nbformat.from_dict(notebook)
     # papermill marks the failing cell with texts of its own; the notice on top says it better
     notebook.cells = [cell for cell in notebook.cells if "papermill-error-cell-tag" not in cell.metadata.get("tags", [])]
+    keep_pictures(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = _FORMULA.sub(lambda match: _set_aside(match, mark, formulae), cell.source)
@@ -62,6 +64,13 @@ def page(notebook: Any, record: dict[str, Any], folder: Path) -> str:
     head, body = text.split("<body>", 1)
     body = re.sub(rf' (?:id|href)="[^"]*{mark}[^"]*"', "", body)  # headings name themselves after their text
     return head + "<body>" + re.sub(rf"{mark}(\d+)z", lambda match: formulae[int(match[1])], _ACTIVE.sub("&lt;", body))
+
+
+def keep_pictures(notebook: Any) -> None:
+    """Drop the live view of every output that has a picture beside it: without a kernel only the picture says something."""
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if "image/png" in output.get("data", {}):
+            output.data.pop(_LIVE, None)
 
 
 def _set_aside(match: re.Match[str], mark: str, formulae: list[str]) -> str:

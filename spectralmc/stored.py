@@ -13,6 +13,7 @@ from typing import Any
 
 import nbformat
 
+from spectralmc.pages import keep_pictures
 from spectralmc.runner import InputError, executed_notebook, parameters_of, read_notebook, run, write
 
 LARGEST = 200_000  # bytes of a stored notebook
@@ -49,6 +50,7 @@ def _normal(notebook: Any) -> Any:
         }
     )
     notebook.nbformat_minor = 5
+    keep_pictures(notebook)
     seen: set[str] = set()
     count = 0
     for number, cell in enumerate(notebook.cells, 1):

@@ -28,10 +28,11 @@ ORDER = (
 BLIND = ("spectrum", "distribution", "pricing", "black")  # they consume φ and never ask where it comes from
 UNSEEN = {"nn", "processes", "training", "surrogate", "draws"}
 BATCH = {"papermill", "nbformat", "nbconvert", "nbclient", "IPython", "yaml"}
-OPTIONAL = BATCH | {"cupy", "matplotlib", "ipywidgets", "PIL", "distributed"}
+OPTIONAL = BATCH | {"cupy", "matplotlib", "ipywidgets", "anywidget", "PIL", "distributed"}
 AT_THE_TOP = {
     **dict.fromkeys(("runner", "engine", "reports", "stored"), BATCH),
     "figures": {"matplotlib", "PIL"},
+    "explorer": {"anywidget"},
     "pages": BATCH | {"PIL"},
 }
 

@@ -27,6 +27,11 @@ ESTIMATE = Estimate((PHI + 0.01)[None], 0.02 + 0 * X[None])
 SERIES = {"plain": (X**-0.5, 0.1 * X), "sobol": (X**-1.0, 0.1 * X)}
 LABEL = figures.axis("size", "N", "–")
 PAIR = X.expand(2, 8)
+_POINTS = {"x": X, "exact": X**2, "learned": X**2, "at": X[1:], "simulated": X[1:] ** 2, "simulated_error": 0.1 * X[1:]}
+EXPLORED = {f"{panel}.{name}": values for panel in ("density", "strikes") for name, values in _POINTS.items()}
+EXPLORED |= {f"phi.{law}.{part}": X for law in ("exact", "learned", "simulated") for part in ("re", "im")}
+EXPLORED |= {"phi.simulated.error": 0.1 * X, "quantiles": torch.linspace(0.2, 0.9, 7)}
+PRICES = {f"{law}.{name}": 0.1 for law in ("exact", "learned", "simulated") for name in ("price", "error")}
 
 MAKERS: dict[str, Callable[[], Figure]] = {
     "density": lambda: figures.density(ALL),
@@ -41,6 +46,7 @@ MAKERS: dict[str, Callable[[], Figure]] = {
     "levels": lambda: figures.levels(X, {"loss": X}, LABEL, LABEL),
     "smiles": lambda: figures.smiles(PAIR, PAIR**2, [0.1, 0.2], ["14 days", "700 days"], flagged=PAIR > 0.5),
     "progress": lambda: figures.progress([1, 2], 4, {LABEL: [0.2, 0.1], "$n$ (–)": [0.2, 0.1]}, [X**2, X], ALL, LABEL, LABEL, "title"),
+    "explored": lambda: figures.explored(EXPLORED, PRICES, "call", "volatility"),
     "errors": lambda: figures.errors(X, torch.rand(9, 8), LABEL, bound=0.5),
 }
 COMPARISONS = ["density", "cdf", "prices", "compare", "without residuals", "characteristic"]

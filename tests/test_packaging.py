@@ -21,7 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 EXTRAS = PROJECT["optional-dependencies"]
 LINES = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
-EIGHT = {"jupyterlab", "ipywidgets", "matplotlib", "torch", "numpy", "cupy-cuda11x", "papermill", "nbval"}
+NAMED = {"jupyterlab", "ipywidgets", "anywidget", "matplotlib", "torch", "numpy", "cupy-cuda11x", "papermill", "nbval"}
 
 
 def required(*extras: str) -> dict[str, Requirement]:
@@ -41,14 +41,14 @@ def pins() -> dict[str, Version]:
 
 
 def test_the_extras_are_those_of_the_documentation() -> None:
-    assert list(EXTRAS) == ["batch", "lab", "cluster", "test", "cuda11", "cuda13"]
+    assert list(EXTRAS) == ["batch", "lab", "cluster", "test", "browser", "cuda11", "cuda13"]
     assert "jupyterlab" not in required("batch")
     assert len(PROJECT["dependencies"]) <= 4
 
 
-@pytest.mark.parametrize("name", sorted(required("batch", "lab", "cluster", "test")))
+@pytest.mark.parametrize("name", sorted(required("batch", "lab", "cluster", "test", "browser")))
 def test_every_requirement_is_a_range_that_admits_its_pin(name: str) -> None:
-    requirement = required("batch", "lab", "cluster", "test")[name]
+    requirement = required("batch", "lab", "cluster", "test", "browser")[name]
     assert re.search(r">=", str(requirement.specifier)), requirement
     assert requirement.specifier.contains(pins()[name]), requirement
 
@@ -84,8 +84,8 @@ def test_conda_and_pip_agree_both_ways() -> None:
     *lines, project = inner["pip"]
     theirs = {canonicalize_name(Requirement(line).name): Requirement(line).specifier for line in lines}
     ours = required(*EXTRAS)
-    assert set(theirs) == EIGHT
-    assert {name: ours[name].specifier for name in EIGHT} == theirs
+    assert set(theirs) == NAMED
+    assert {name: ours[name].specifier for name in NAMED} == theirs
     assert re.fullmatch(r"-e \.(\[batch\])?", project)
 
 
@@ -108,5 +108,7 @@ def test_the_engine_is_found_by_papermill() -> None:
 
 
 def test_templates_are_installed_with_the_package() -> None:
-    for name in ("style.css", "gallery.html.j2", "sweep.html.j2", "sweep.js", "page/index.html.j2", "page/conf.json"):
+    for name in (
+        "style.css", "explorer.js", "explorer.css", "gallery.html.j2", "sweep.html.j2", "sweep.js", "page/index.html.j2", "page/conf.json"
+    ):  # fmt: skip
         assert (Path(spectralmc.__file__).parent / "templates" / name).is_file()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 OPTIONS = ("--std=c++17",)
 SPECTRUM_PATHS, SPECTRUM_RUN, SPECTRUM_THREADS = 1024, 16, 256
-NORM_CHANNELS, NORM_ROWS, NORM_BLOCK, NORM_STATE = 32, 8, 512, 15
+NORM_CHANNELS, NORM_ROWS, NORM_BLOCK, NORM_TILE, NORM_LANES, NORM_STATE = 32, 8, 128, 8, 32, 15
 C_TYPE = {torch.float32: "float", torch.float64: "double", torch.complex64: "float", torch.complex128: "double"}
 
 
@@ -76,13 +76,13 @@ def phase_sums(
 ) -> Tensor:
     """Return Σ_j w_j e^{iw_k z_j − w_k²s_j²/2} and Σ_j of the squared moduli for z = scale·(x − location), w_k = 2πk·turns, k = 1…K.
 
-    Shapes: x, variance s² of x and weight (B, N); location and scale (B,); result (B, K, 3) float64: real, imaginary, squared moduli (0
-    where every path is one phase).  Blocks of 1024 paths are summed in fixed order, in the dtype of x; their sum is in double precision.
+    Shapes: x, variance s² of x and weight (B, N); location and scale (B,); result (B, K, 2 or 3) float64: real, imaginary, and the squared
+    moduli unless every path is one phase.  Blocks of paths are summed in fixed order, in the dtype of x; their sum is in double precision.
     """
     sets, paths = x.shape
     blocks = -(-paths // SPECTRUM_PATHS)
-    out = x.new_empty(sets, blocks, size, 3)
     plain = variance is None and weight is None
+    out = x.new_empty(sets, 2 if plain else 3, size, blocks)
     most = SPECTRUM_THREADS * SPECTRUM_RUN // 2
     if size > most:
         raise ValueError(f"size must be at most {most} frequencies on a GPU; got {size}")
@@ -91,11 +91,27 @@ def phase_sums(
         f"spectrum<{C_TYPE[x.dtype]}, {str(plain).lower()}>", (blocks, sets), (SPECTRUM_THREADS,), x, variance, weight, location, scale,
         out, np.uint32(paths), np.uint32(size), real(turns),
     )  # fmt: skip
-    return out.sum(1, dtype=torch.float64)
+    return out.sum(-1, dtype=torch.float64).mT
 
 
 def number_type(dtype: torch.dtype) -> Callable[[float], Any]:
     return np.float32 if C_TYPE[dtype] == "float" else np.float64
+
+
+# Prices --------------------------------------------------------------------------------------------------------------------------------
+
+
+def puts(values: Tensor, mass: Tensor, location: Tensor, scale: Tensor, log_moneyness: Tensor, half_width: float) -> Tensor:
+    """Return put prices on the continuous part, (B, L) float64, as `spectralmc.pricing.put_series` sums them.
+
+    Shapes: values ψ (B, K) complex, whose precision is that of the sums; mass, location and scale (B,) and k (B, L) in double precision.
+    """
+    sets, strikes = log_moneyness.shape
+    out = torch.empty_like(log_moneyness, memory_format=torch.contiguous_format)
+    columns = (x.contiguous() for x in (torch.view_as_real(values), mass, location, scale, log_moneyness))
+    size = (np.uint32(sets), np.uint32(strikes), np.uint32(values.shape[1]))
+    launch(f"puts<{C_TYPE[values.dtype]}>", (-(-sets * strikes // 128),), (128,), *columns, out, *size, np.float64(half_width))
+    return out
 
 
 # Covariance batch norm ------------------------------------------------------------------------------------------------------------------
@@ -112,7 +128,7 @@ def norm_forward(z: Tensor, weight: Tensor | None, bias: Tensor | None, eps: flo
     y, size = torch.empty_like(z), (np.uint32(rows), np.uint32(channels))
     launch(f"norm_moments<{kind}>", tiles, tile, z, partial, *size)
     launch(
-        f"norm_forward<{kind}>", (-(-channels // 64),), (64,), z, partial, weight, bias, statistics, state, transform, *size,
+        f"norm_forward<{kind}>", (-(-channels // NORM_TILE),), (NORM_TILE, NORM_LANES), z, partial, weight, bias, statistics, state, transform, *size,
         np.uint32(tiles[1]), np.float64(eps), np.float64(torch.finfo(real).eps),
     )  # fmt: skip
     launch(f"norm_apply<{kind}>", tiles, tile, z, transform, y, *size)
@@ -132,8 +148,9 @@ def norm_backward(
     back, size = transform.new_empty(channels, 11), (np.uint32(rows), np.uint32(channels))
     launch(f"norm_gradient_sums<{kind}>", tiles, tile, z, gradient, transform, partial, *size)
     launch(
-        f"norm_backward<{kind}>", (-(-channels // 64),), (64,), partial, state, weight, g_weight, g_bias, back, *size, np.uint32(tiles[1])
-    )
+        f"norm_backward<{kind}>", (-(-channels // NORM_TILE),), (NORM_TILE, NORM_LANES), partial, state, weight, g_weight, g_bias, back, *size,
+        np.uint32(tiles[1]),
+    )  # fmt: skip
     if not wanted[0]:
         return None, g_weight, g_bias
     g_z = torch.empty_like(z)

@@ -339,15 +339,15 @@ __global__ void words(u32 *out, Run run, u32 block) {
 // ---- the empirical characteristic function -----------------------------------------------------------------------------------------
 
 // Sums of weight · e^{iw_k x − w_k² v/2} over blocks of consecutive paths, w_k = kw₁, k = 1…K, for outcomes x = scale·(given − location)
-// with conditional variances v and weights, each (sets, paths) or null.  out is (sets, blocks, K, 3): real and imaginary part of the sum,
-// and the sum of squared moduli where a path is more than a phase.  A thread turns from one of RUN frequencies to the next.
+// with conditional variances v and weights, each (sets, paths) or null.  out is (sets, 2 or 3, K, blocks): real and imaginary part of the
+// sum, and the sum of squared moduli where a path is more than a phase.  A thread turns from one of RUN frequencies to the next.
 enum { SPECTRUM_PATHS = 1024, SPECTRUM_TILE = 256, SPECTRUM_RUN = 16, SPECTRUM_THREADS = 256 };
 
 template <class T, bool PLAIN>
 __global__ void spectrum(const T *x, const T *variance, const T *weight, const T *location, const T *scale, T *out, u32 paths, u32 size, T turns) {
     const int RUN = PLAIN ? SPECTRUM_RUN : SPECTRUM_RUN / 2;  // as many as registers allow
     __shared__ T angle[SPECTRUM_TILE], cosine[SPECTRUM_TILE], sine[SPECTRUM_TILE], spread[SPECTRUM_TILE], share[SPECTRUM_TILE];
-    __shared__ T sums[SPECTRUM_THREADS * SPECTRUM_RUN];
+    __shared__ T sums[SPECTRUM_RUN][SPECTRUM_THREADS + 1];  // the odd length keeps both ways to walk it off the same memory bank
     const u32 groups = (size + RUN - 1) / RUN, lanes = blockDim.x / groups, group = threadIdx.x % groups, lane = threadIdx.x / groups;
     const u32 set = blockIdx.y, first = blockIdx.x * SPECTRUM_PATHS, last = least(first + SPECTRUM_PATHS, paths);
     const T k0 = group * RUN + 1, centre = location[set], unit = scale[set];
@@ -393,28 +393,64 @@ __global__ void spectrum(const T *x, const T *variance, const T *weight, const T
         }
     }
 #pragma unroll
-    for (int part = 0; part < 3; ++part) {  // lanes in fixed order
+    for (int part = 0; part < (PLAIN ? 2 : 3); ++part) {  // lanes in fixed order
         __syncthreads();
-        if (lane < lanes) {
 #pragma unroll
-            for (int i = 0; i < RUN; ++i) sums[(lane * groups + group) * RUN + i] = part == 0 ? re[i] : part == 1 ? im[i] : square[i];
-        }
+        for (int i = 0; i < RUN; ++i) sums[i][threadIdx.x] = part == 0 ? re[i] : part == 1 ? im[i] : square[i];
         __syncthreads();
         for (u32 k = threadIdx.x; k < size; k += blockDim.x) {
             T total = 0;
-            for (u32 l = 0; l < lanes; ++l) total += sums[l * groups * RUN + k];
-            out[(((u64)set * gridDim.x + blockIdx.x) * size + k) * 3 + part] = total;
+            for (u32 l = 0; l < lanes; ++l) total += sums[k % RUN][l * groups + k / RUN];
+            out[(((u64)set * (PLAIN ? 2 : 3) + part) * size + k) * gridDim.x + blockIdx.x] = total;
         }
     }
+}
+
+// ---- prices ----------------------------------------------------------------------------------------------------------------------------
+
+__device__ __forceinline__ void half_turn(float t, float *c, float *s) { sincospif(t, s, c); }
+__device__ __forceinline__ void half_turn(double t, double *c, double *s) { sincospi(t, s, c); }
+
+// A put a thread, (sets, strikes), on the continuous part: the series of pricing.py from ψ (sets, K, 2) with mass, location and scale (sets)
+// at k (sets, strikes).  Sums are in T, the rest in double precision; angles are exact at every PUTS_RUN-th frequency and turn in between.
+enum { PUTS_RUN = 16 };
+
+template <class T>
+__global__ void puts(const T *values, const double *mass, const double *location, const double *scale, const double *strikes, double *out,
+                     u32 sets, u32 each, u32 size, double half) {
+    const u64 at = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= (u64)sets * each) return;
+    const u32 set = at / each;
+    const T *psi = values + 2 * (u64)set * size;
+    const double m = location[set], s = scale[set], k = strikes[at], z = most(least((k - m) / s, half), -half), turns = z / half;
+    const T w1 = M_PI / half, sigma = s, square = sigma * sigma;
+    T here = 0, start = 0, tail = 0, dc, ds, c = 0, d = 0;
+    half_turn((T)turns, &dc, &ds);
+    for (u32 j = 0; j < size; ++j) {
+        if (j % PUTS_RUN == 0) {
+            const double turn = turns * (j + 1);
+            half_turn((T)(turn - 2 * rint(turn / 2)), &c, &d);
+        }
+        const T w = w1 * (j + 1), inverse = quotient(T(1), w), unit = quotient(sigma, square + w * w), ratio = sigma * inverse;
+        const T re = psi[2 * j], im = psi[2 * j + 1], a = -unit * (re + ratio * im), b = unit * (ratio * re - im);
+        here += a * c + b * d;  // of (a + ib) e^{−iθ} the real part
+        start += j % 2 ? a : -a, tail += j % 2 ? im * inverse : -im * inverse;
+        const T next = c * dc - d * ds;
+        d = d * dc + c * ds, c = next;
+    }
+    const double up = exp(s * z), down = exp(-s * half), series = up * here - down * start + tail * (up - down);
+    const double smooth = mass[set] / 2 * (up * (z + half) - (up - down) / s), beyond = most(exp(k) - exp(m + s * half), 0.0);
+    out[at] = exp(m) / half * (series + smooth) + mass[set] * beyond;
 }
 
 // ---- covariance batch norm of complex (rows, channels), row by row in memory -----------------------------------------------------------
 
 // As nn/norm.py: x ↦ p x + q x̄ with p, q of Γ V^{-1/2}.  Sums are in double precision about the first row, so neither a large mean nor a
 // large or small scale is lost; blocks of rows are summed in fixed order.
-enum { NORM_CHANNELS = 32, NORM_ROWS = 8, NORM_BLOCK = 512 };  // a block of threads takes NORM_BLOCK rows of NORM_CHANNELS channels
+// A block of threads takes NORM_BLOCK rows of NORM_CHANNELS channels; of their sums one takes NORM_LANES by NORM_TILE channels.
+enum { NORM_CHANNELS = 32, NORM_ROWS = 8, NORM_BLOCK = 128, NORM_TILE = 8, NORM_LANES = 32 };
 
-template <class T> struct Complex { T re, im; };
+template <class T> struct alignas(2 * sizeof(T)) Complex { T re, im; };  // read and written as one word
 
 template <int COUNT> __device__ __forceinline__ void store_sums(const double *sums, double *out, u32 channel, u32 channels) {
     __shared__ double shared[NORM_ROWS][NORM_CHANNELS][COUNT];
@@ -450,21 +486,39 @@ template <class T> __global__ void norm_moments(const Complex<T> *z, double *out
 struct NormState { double mean[2], p0, q0[2], trace, kappa[2], delta, t, free, p[2], q[2]; };
 enum { NORM_STATE = 15 };
 
-template <class T> __device__ __forceinline__ double total_of(const double *partial, u32 blocks, u32 channels, u32 channel, int which, int count) {
-    double total = 0;
-    for (u32 block = 0; block < blocks; ++block) total += partial[((u64)block * channels + channel) * count + which];
-    return total;
+// Sums over the blocks of rows in fixed order; of the threads of a channel the first gets them.
+template <int COUNT> __device__ __forceinline__ void gather_sums(const double *partial, u32 blocks, u32 channel, u32 channels, double *sums) {
+    __shared__ double shared[NORM_LANES][NORM_TILE][COUNT];
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) sums[i] = 0;
+    if (channel < channels) {
+#pragma unroll 2
+        for (u32 block = threadIdx.y; block < blocks; block += NORM_LANES) {
+#pragma unroll
+            for (int i = 0; i < COUNT; ++i) sums[i] += partial[((u64)block * channels + channel) * COUNT + i];
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) shared[threadIdx.y][threadIdx.x][i] = sums[i];
+    __syncthreads();
+    if (threadIdx.y > 0) return;
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) {
+        sums[i] = 0;
+        for (int lane = 0; lane < NORM_LANES; ++lane) sums[i] += shared[lane][threadIdx.x][i];
+    }
 }
 
-// One thread a channel: mean, covariance, V^{-1/2} and Γ V^{-1/2}; statistics (channels, 5), state (channels, NORM_STATE), and the map
+// For each channel: mean, covariance, V^{-1/2} and Γ V^{-1/2}; statistics (channels, 5), state (channels, NORM_STATE), and the map
 // (channels, 8) of the forward pass: mean, the 2 × 2 matrix row by row, β.  `rounding` is that of the data, which bounds det V.
 template <class T>
 __global__ void norm_forward(const Complex<T> *z, const double *partial, const T *weight, const T *bias, T *statistics, double *state, T *map,
                              u32 rows, u32 channels, u32 blocks, double eps, double rounding) {
-    const u32 channel = blockIdx.x * blockDim.x + threadIdx.x;
-    if (channel >= channels) return;
+    const u32 channel = blockIdx.x * NORM_TILE + threadIdx.x;
     double moments[5];
-    for (int i = 0; i < 5; ++i) moments[i] = total_of<T>(partial, blocks, channels, channel, i, 5) / rows;
+    gather_sums<5>(partial, blocks, channel, channels, moments);
+    if (threadIdx.y > 0 || channel >= channels) return;
+    for (int i = 0; i < 5; ++i) moments[i] /= rows;
     const double mx = moments[0], my = moments[1];
     const double vrr = moments[2] - mx * mx, vii = moments[3] - my * my, vri = moments[4] - mx * my;
     NormState &s = ((NormState *)state)[channel];
@@ -494,13 +548,15 @@ __global__ void norm_forward(const Complex<T> *z, const double *partial, const T
     statistic[0] = s.mean[0], statistic[1] = s.mean[1], statistic[2] = vrr, statistic[3] = vii, statistic[4] = vri;
 }
 
+// What passes over the data a second time begins with its last rows, which are still in the cache.
 template <class T> __global__ void norm_apply(const Complex<T> *z, const T *map, Complex<T> *y, u32 rows, u32 channels) {
-    const u32 channel = blockIdx.x * NORM_CHANNELS + threadIdx.x, last = least((blockIdx.y + 1) * (u32)NORM_BLOCK, rows);
+    const u32 channel = blockIdx.x * NORM_CHANNELS + threadIdx.x, first = (gridDim.y - 1 - blockIdx.y) * NORM_BLOCK;
+    const u32 last = least(first + NORM_BLOCK, rows);
     if (channel >= channels) return;
     T m[8];
     for (int i = 0; i < 8; ++i) m[i] = map[8 * (u64)channel + i];
 #pragma unroll 4
-    for (u32 row = blockIdx.y * NORM_BLOCK + threadIdx.y; row < last; row += NORM_ROWS) {
+    for (u32 row = first + threadIdx.y; row < last; row += NORM_ROWS) {
         const u64 at = (u64)row * channels + channel;
         const Complex<T> value = z[at];
         const T x = value.re - m[0], v = value.im - m[1];
@@ -527,15 +583,15 @@ __global__ void norm_gradient_sums(const Complex<T> *z, const Complex<T> *gradie
     store_sums<6>(sums, out, channel, channels);
 }
 
-// One thread a channel: gradients of weight (channels, 3) and bias (channels, 2), each null where not wanted, and the map (channels, 11) of
+// For each channel: gradients of weight (channels, 3) and bias (channels, 2), each null where not wanted, and the map (channels, 11) of
 // the gradient of z: mean, the transposed matrix, the symmetric one on the centred input, the shift.  Formulas: nn/norm.py.
 template <class T>
 __global__ void norm_backward(const double *partial, const double *state, const T *weight, T *weight_gradient, T *bias_gradient, T *map, u32 rows,
                               u32 channels, u32 blocks) {
-    const u32 channel = blockIdx.x * blockDim.x + threadIdx.x;
-    if (channel >= channels) return;
+    const u32 channel = blockIdx.x * NORM_TILE + threadIdx.x;
     double sums[6];
-    for (int i = 0; i < 6; ++i) sums[i] = total_of<T>(partial, blocks, channels, channel, i, 6);
+    gather_sums<6>(partial, blocks, channel, channels, sums);
+    if (threadIdx.y > 0 || channel >= channels) return;
     const double *total = sums, *gp = sums + 2, *gq = sums + 4;
     const NormState &s = ((const NormState *)state)[channel];
     double scale = 1, skew[2] = {0, 0};
@@ -566,12 +622,13 @@ __global__ void norm_backward(const double *partial, const double *state, const 
 
 template <class T>
 __global__ void norm_gradient(const Complex<T> *z, const Complex<T> *gradient, const T *map, Complex<T> *out, u32 rows, u32 channels) {
-    const u32 channel = blockIdx.x * NORM_CHANNELS + threadIdx.x, last = least((blockIdx.y + 1) * (u32)NORM_BLOCK, rows);
+    const u32 channel = blockIdx.x * NORM_CHANNELS + threadIdx.x, first = (gridDim.y - 1 - blockIdx.y) * NORM_BLOCK;
+    const u32 last = least(first + NORM_BLOCK, rows);
     if (channel >= channels) return;
     T m[11];
     for (int i = 0; i < 11; ++i) m[i] = map[11 * (u64)channel + i];
 #pragma unroll 4
-    for (u32 row = blockIdx.y * NORM_BLOCK + threadIdx.y; row < last; row += NORM_ROWS) {
+    for (u32 row = first + threadIdx.y; row < last; row += NORM_ROWS) {
         const u64 at = (u64)row * channels + channel;
         const Complex<T> value = z[at], g = gradient[at];
         const T x = value.re - m[0], y = value.im - m[1];

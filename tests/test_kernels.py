@@ -41,7 +41,7 @@ def expressions() -> list[str]:
             found += [f"simulate<{real}, {process}<{real}>, {wanted}>" for wanted in (1, 2, 4, 8, 16, 32, 64, 11, 127)]
             if process != "BlackScholes":
                 found += [f"{kernel}<{real}, {process}<{real}>>" for kernel in ("simulate_conditional", "simulate_sobol")]
-        found += [f"spectrum<{real}, {plain}>" for plain in ("true", "false")]
+        found += [*(f"spectrum<{real}, {plain}>" for plain in ("true", "false")), f"puts<{real}>"]
         found += [f"norm_{part}<{real}>" for part in ("moments", "forward", "apply", "gradient_sums", "backward", "gradient")]
     return found
 

@@ -17,6 +17,7 @@ from torch import Tensor
 OPTIONS = ("--std=c++17",)
 SPECTRUM_PATHS, SPECTRUM_RUN, SPECTRUM_THREADS = 1024, 16, 256
 NORM_CHANNELS, NORM_ROWS, NORM_BLOCK, NORM_TILE, NORM_LANES, NORM_STATE = 32, 8, 128, 8, 32, 15
+NORM_MOST_ROWS = 65535 * NORM_BLOCK  # by what a grid may be
 C_TYPE = {torch.float32: "float", torch.float64: "double", torch.complex64: "float", torch.complex128: "double"}
 
 
@@ -38,6 +39,8 @@ def available() -> bool:
 @functools.cache
 def _kernel(expression: str, device: int) -> Any:
     """Return the compiled kernel (CuPy keeps it on disk too)."""
+    if not available():
+        raise ModuleNotFoundError("kernels need CuPy, which is not installed: install the extra cuda11 or cuda13, or compute on the CPU")
     import cupy
 
     with cupy.cuda.Device(device):
@@ -88,8 +91,8 @@ def phase_sums(
         raise ValueError(f"size must be at most {most} frequencies on a GPU; got {size}")
     real = number_type(x.dtype)
     launch(
-        f"spectrum<{C_TYPE[x.dtype]}, {str(plain).lower()}>", (blocks, sets), (SPECTRUM_THREADS,), x, variance, weight, location, scale,
-        out, np.uint32(paths), np.uint32(size), real(turns),
+        f"spectrum<{C_TYPE[x.dtype]}, {str(plain).lower()}>", (blocks * sets,), (SPECTRUM_THREADS,), x, variance, weight, location, scale,
+        out, np.uint32(paths), np.uint32(blocks), np.uint32(size), real(turns),
     )  # fmt: skip
     return out.sum(-1, dtype=torch.float64).mT
 
@@ -128,11 +131,15 @@ def norm_forward(z: Tensor, weight: Tensor | None, bias: Tensor | None, eps: flo
     y, size = torch.empty_like(z), (np.uint32(rows), np.uint32(channels))
     launch(f"norm_moments<{kind}>", tiles, tile, z, partial, *size)
     launch(
-        f"norm_forward<{kind}>", (-(-channels // NORM_TILE),), (NORM_TILE, NORM_LANES), z, partial, weight, bias, statistics, state, transform, *size,
-        np.uint32(tiles[1]), np.float64(eps), np.float64(torch.finfo(real).eps),
+        f"norm_forward<{kind}>", _per_channel(channels), (NORM_TILE, NORM_LANES), z, partial, weight, bias, statistics, state, transform,
+        *size, np.uint32(tiles[1]), np.float64(eps), np.float64(torch.finfo(real).eps),
     )  # fmt: skip
     launch(f"norm_apply<{kind}>", tiles, tile, z, transform, y, *size)
     return y, statistics, (state, transform)
+
+
+def _per_channel(channels: int) -> tuple[int]:
+    return (-(-channels // NORM_TILE),)
 
 
 def norm_backward(
@@ -148,7 +155,7 @@ def norm_backward(
     back, size = transform.new_empty(channels, 11), (np.uint32(rows), np.uint32(channels))
     launch(f"norm_gradient_sums<{kind}>", tiles, tile, z, gradient, transform, partial, *size)
     launch(
-        f"norm_backward<{kind}>", (-(-channels // NORM_TILE),), (NORM_TILE, NORM_LANES), partial, state, weight, g_weight, g_bias, back, *size,
+        f"norm_backward<{kind}>", _per_channel(channels), (NORM_TILE, NORM_LANES), partial, state, weight, g_weight, g_bias, back, *size,
         np.uint32(tiles[1]),
     )  # fmt: skip
     if not wanted[0]:

@@ -344,12 +344,12 @@ __global__ void words(u32 *out, Run run, u32 block) {
 enum { SPECTRUM_PATHS = 1024, SPECTRUM_TILE = 256, SPECTRUM_RUN = 16, SPECTRUM_THREADS = 256 };
 
 template <class T, bool PLAIN>
-__global__ void spectrum(const T *x, const T *variance, const T *weight, const T *location, const T *scale, T *out, u32 paths, u32 size, T turns) {
+__global__ void spectrum(const T *x, const T *variance, const T *weight, const T *location, const T *scale, T *out, u32 paths, u32 blocks, u32 size, T turns) {
     const int RUN = PLAIN ? SPECTRUM_RUN : SPECTRUM_RUN / 2;  // as many as registers allow
     __shared__ T angle[SPECTRUM_TILE], cosine[SPECTRUM_TILE], sine[SPECTRUM_TILE], spread[SPECTRUM_TILE], share[SPECTRUM_TILE];
     __shared__ T sums[SPECTRUM_RUN][SPECTRUM_THREADS + 1];  // the odd length keeps both ways to walk it off the same memory bank
     const u32 groups = (size + RUN - 1) / RUN, lanes = blockDim.x / groups, group = threadIdx.x % groups, lane = threadIdx.x / groups;
-    const u32 set = blockIdx.y, first = blockIdx.x * SPECTRUM_PATHS, last = least(first + SPECTRUM_PATHS, paths);
+    const u32 set = blockIdx.x / blocks, block = blockIdx.x % blocks, first = block * SPECTRUM_PATHS, last = least(first + SPECTRUM_PATHS, paths);
     const T k0 = group * RUN + 1, centre = location[set], unit = scale[set];
     T re[RUN], im[RUN], square[RUN];
 #pragma unroll
@@ -401,7 +401,7 @@ __global__ void spectrum(const T *x, const T *variance, const T *weight, const T
         for (u32 k = threadIdx.x; k < size; k += blockDim.x) {
             T total = 0;
             for (u32 l = 0; l < lanes; ++l) total += sums[k % RUN][l * groups + k / RUN];
-            out[(((u64)set * (PLAIN ? 2 : 3) + part) * size + k) * gridDim.x + blockIdx.x] = total;
+            out[(((u64)set * (PLAIN ? 2 : 3) + part) * size + k) * blocks + block] = total;
         }
     }
 }

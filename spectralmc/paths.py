@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from spectralmc.device import choose, complex_of, place
+from spectralmc.device import choose, complex_of, in_halves, place
 from spectralmc.draws import Draws
 from spectralmc.functionals import Functional, expected_outcome
 from spectralmc.processes import Scheme, TimeGrid, batch_size, scheme_of, with_fields
@@ -353,16 +353,7 @@ class _Run:
 
     def fitted(self, parts: list[_Part], chunk: range) -> list[dict[str, Tensor]]:
         """Return what `gathered` does, in halves where the GPU has not the memory for the whole."""
-        try:
-            return self.gathered(parts, chunk)
-        except torch.cuda.OutOfMemoryError:
-            if len(chunk) == 1:
-                raise
-        torch.cuda.empty_cache()
-        half = len(chunk) // 2
-        warnings.warn("out of GPU memory: fewer paths are simulated at once", RuntimeWarning, stacklevel=2)  # one text: said once
-        halves = [self.fitted(parts, part) for part in (chunk[:half], chunk[half:])]
-        return [{name: torch.cat([first[name], second[name]], -1) for name in first} for first, second in zip(*halves, strict=True)]
+        return in_halves(functools.partial(self.gathered, parts), _side_by_side, chunk)
 
     def fused(self, parts: list[_Part], chunk: range) -> list[dict[str, Tensor]] | None:
         """Return what `gathered` does from one launch, if there is a kernel."""
@@ -443,3 +434,7 @@ class _Run:
             name = f"{type(functional).__name__} under {type(self.process).__name__}"
             raise ValueError(f"outcomes must be finite and positive; {name} gave some that are not: check parameters and scheme")
         return replace(sample, forward=forward)
+
+
+def _side_by_side(first: list[dict[str, Tensor]], second: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    return [{name: torch.cat([a[name], b[name]], -1) for name in a} for a, b in zip(first, second, strict=True)]

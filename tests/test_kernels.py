@@ -159,7 +159,7 @@ def test_chunks_are_halved_where_the_gpu_has_no_memory_left(monkeypatch: pytest.
         return inner(self, parts, chunk)
 
     monkeypatch.setattr(paths._Run, "gathered", short_of_memory)
-    with pytest.warns(RuntimeWarning, match="^out of GPU memory: fewer paths are simulated at once$"):
+    with pytest.warns(RuntimeWarning, match="^out of GPU memory: less is computed at once$"):
         halved = smc.simulate(smc.BlackScholes(0.2), GRID, smc.Draws(7), 1000, smc.Terminal())
     assert torch.equal(whole.log_outcome, halved.log_outcome)
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spectralmc import cuda
 from spectralmc.nn.activations import complex_input
 from spectralmc.validation import count
 
@@ -100,7 +101,9 @@ class _BatchNorm(nn.Module):
         if not self.training or self.running_mean is None or self.num_batches_tracked is None:
             return
         finite = torch.isfinite(spread).all()  # a mean that is not finite makes the spread so
-        skip = torch.compiler.is_compiling()  # compiled code cannot raise: the batch leaves no trace but its output
+        skip = (
+            torch.compiler.is_compiling() or spread.is_cuda
+        )  # neither can raise without waiting: the batch leaves no trace but its output
         if not skip and not bool(finite):
             raise ValueError(
                 f"{type(self).__name__} got a batch whose mean or covariance is not finite (NaN, infinity or overflow): "
@@ -130,7 +133,7 @@ class SplitBatchNorm(_BatchNorm):
         a real input, or one of another precision than the layer's.
     ValueError
         another number of channels, another device; in training a single value per channel, or a batch that is not finite while running
-        statistics are kept, which stay as they were (under torch.compile such a batch is skipped and shows in the output only).
+        statistics are kept, which stay as they were (under torch.compile and on a GPU it is skipped and shows in the output only).
     """
 
     _rows = 2
@@ -173,7 +176,9 @@ class CovarianceBatchNorm(_BatchNorm):
     gradients.  A constant channel gives β.
 
     Autocast leaves complex tensors alone: the layer computes in its own precision.  Under torch.compile it is real arithmetic,
-    which the compiler fuses; such code cannot raise, so a batch that is not finite is skipped and shows in the output only.
+    which the compiler fuses; such code cannot raise, so a batch that is not finite is skipped and shows in the output only.  So it is on a
+    GPU, where nothing waits for it; with CuPy there, (B, C) takes the fused kernels, whose sums are in double precision: complex128 moduli
+    must lie within 1e±70.
 
     Shapes: (B, C) or (B, C, …), complex; statistics over all axes but the second.
 
@@ -263,11 +268,20 @@ def _symmetric(weight: Tensor) -> tuple[Tensor, Tensor]:
 class _Whiten(torch.autograd.Function):
     """The same as ``_whiten`` in half the passes over the data, and with no memory of the batch's size but its results.
 
+    On a GPU the kernels of `spectralmc.cuda` do it, where they can.
     Where squares or their products could over- or underflow, and for derivatives of second order, ``_whiten`` does the work.
     """
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.fused = _has_kernel(z)
+        if ctx.fused:
+            y, statistics, saved = cuda.norm_forward(z.contiguous(), weight, bias, eps)
+            mean, covariance = statistics.split([2, 3], 1)
+            ctx.eps, ctx.plain = eps, False
+            ctx.save_for_backward(z, weight, bias, *saved)
+            ctx.mark_non_differentiable(mean, covariance)
+            return y, mean, covariance
         axes, shape = _layout(z)
         m = z.mean(axes)
         work = z - m.reshape(shape)
@@ -302,6 +316,10 @@ class _Whiten(torch.autograd.Function):
                 y = _whiten(z, weight, bias, ctx.eps)[0]
             found = iter(torch.autograd.grad(y, given, grad, create_graph=again))
             return (*(next(found) if wanted else None for wanted in ctx.needs_input_grad[:3]), None)
+        if ctx.fused:
+            return *cuda.norm_backward(
+                z.contiguous(), grad.resolve_conj().contiguous(), tuple(saved), weight, ctx.needs_input_grad[:3]
+            ), None
         m, p, q, p0, q0, kappa, sigma, delta, square, free = saved
         axes, shape = _layout(z)
         n = z.numel() // z.shape[1]
@@ -328,6 +346,10 @@ class _Whiten(torch.autograd.Function):
         a, b, c, d, shift = (v.resolve_conj().reshape(shape) for v in (a, b, c, d, shift))
         torch.addcmul(shift, grad, b, out=work).addcmul_(z, d).conj_physical_().addcmul_(grad, a).addcmul_(z, c)
         return work, g_weight, g_bias, None
+
+
+def _has_kernel(z: Tensor) -> bool:
+    return z.is_cuda and z.ndim == 2 and len(z) <= cuda.NORM_MOST_ROWS and cuda.available()
 
 
 def _root(covariance: Tensor, sigma: Tensor, kappa: Tensor, eps: float) -> tuple[Tensor, ...]:

@@ -70,7 +70,7 @@ def test_a_card_without_cupy_is_refused_with_a_remedy(card: Callable[..., None],
     card((9, 0), ["sm_90"])
     monkeypatch.setattr(device, "_has_cupy", lambda: False)
     assert choose("auto") == torch.device("cpu")
-    with pytest.raises(ValueError, match="device 'cuda' needs CuPy, which is not installed: install the extra cuda11 or cuda13, or use 'cpu'"):
+    with pytest.raises(ValueError, match="needs CuPy, which is not installed: install the extra cuda11 or cuda13, or use"):
         choose("cuda")
 
 

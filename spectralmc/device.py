@@ -259,7 +259,7 @@ def _cupy() -> tuple[bool | None, str]:
         tensor = torch.arange(4, dtype=torch.float64, device="cuda")
         array = cupy.from_dlpack(tensor)
         array += 1
-        back = torch.from_dlpack(array)
+        back = torch.utils.dlpack.from_dlpack(array)
         same = array.data.ptr == tensor.data_ptr() == back.data_ptr() == cupy.from_dlpack(back).data.ptr
         right = back.tolist() == [1.0, 2.0, 3.0, 4.0]
     return same and right, f"{cupy.__version__}, DLPack both ways on a stream of its own {'without' if same else 'with'} a copy"

@@ -68,6 +68,12 @@ class Sample:
             return outcome
         return self.weight * outcome + (0.0 if self.atom is None else (1 - self.weight) * math.exp(self.atom))
 
+    def cpu(self) -> Sample:
+        """Return the same sample in main memory."""
+        fields: dict[str, Any] = {name: value.cpu() for name, value in vars(self).items() if isinstance(value, Tensor | Sample)}
+        law = self.control_law and (self.control_law[0].cpu(), self.control_law[1].cpu())
+        return replace(self, **fields, control_law=law)
+
     def mean(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard error over the paths of real ``values`` (B, N), each (B,)."""
         groups = values if self.randomizations == 0 else values.reshape(len(values), self.randomizations, -1).mean(2)
@@ -82,6 +88,10 @@ class Paths:
 
     times: Tensor
     log_return: Tensor
+
+    def cpu(self) -> Paths:
+        """Return the same paths in main memory."""
+        return Paths(self.times.cpu(), self.log_return.cpu())
 
 
 @overload

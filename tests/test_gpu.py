@@ -101,6 +101,15 @@ def test_conditional_outcomes_are_those_of_the_cpu(process: Any, dtype: torch.dt
         assert close(mine.variance, other.variance, True)
 
 
+def test_a_sample_comes_back_to_main_memory_whole() -> None:
+    arguments = (PROCESSES[2], GRID, smc.Draws(7, "sobol"), 1024, smc.Terminal())
+    sample = smc.simulate(*arguments, conditional=True, control=True, device="cuda").cpu()
+    held = [*vars(sample).values(), *vars(sample.control).values(), *sample.control_law]
+    assert {x.device.type for x in held if isinstance(x, Tensor)} == {"cpu"}
+    paths = smc.simulate(PROCESSES[0], GRID, smc.Draws(7), 64, device="cuda").cpu()
+    assert paths.times.device.type == paths.log_return.device.type == "cpu"
+
+
 @pytest.mark.parametrize("scheme", ["euler", "exact"])
 def test_a_scheme_without_a_kernel_runs_all_the_same(scheme: str) -> None:
     arguments = (smc.BlackScholes([0.2, 0.4]), GRID, smc.Draws(7, "sobol"), 1024, (smc.ArithmeticAverage(), smc.Maximum()))

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spectralmc.device import cupy_stream
+
 OPTIONS = ("--std=c++17",)
 SPECTRUM_PATHS, SPECTRUM_RUN, SPECTRUM_THREADS = 1024, 16, 256
 NORM_CHANNELS, NORM_ROWS, NORM_BLOCK, NORM_TILE, NORM_LANES, NORM_STATE = 32, 8, 128, 8, 32, 15
@@ -48,10 +50,8 @@ def _kernel(expression: str, device: int) -> Any:
 
 
 @functools.lru_cache(maxsize=64)
-def _stream(address: int, device: int) -> Any:
-    import cupy
-
-    return cupy.cuda.ExternalStream(address, device)
+def _stream(address: int, _: int) -> Any:
+    return cupy_stream(address)
 
 
 def launch(expression: str, grid: Sequence[int], block: Sequence[int], *arguments: Any) -> None:
@@ -91,8 +91,8 @@ def phase_sums(
         raise ValueError(f"size must be at most {most} frequencies on a GPU; got {size}")
     real = number_type(x.dtype)
     launch(
-        f"spectrum<{C_TYPE[x.dtype]}, {str(plain).lower()}>", (blocks * sets,), (SPECTRUM_THREADS,), x, variance, weight, location, scale,
-        out, np.uint32(paths), np.uint32(blocks), np.uint32(size), real(turns),
+        f"spectrum<{C_TYPE[x.dtype]}, {str(plain).lower()}>", (blocks * sets,), (SPECTRUM_THREADS,),
+        *(None if a is None else a.contiguous() for a in (x, variance, weight, location, scale)), out, np.uint32(paths), np.uint32(blocks), np.uint32(size), real(turns),
     )  # fmt: skip
     return out.sum(-1, dtype=torch.float64).mT
 

@@ -247,6 +247,23 @@ def _kernel() -> tuple[bool | None, str]:
     return float((x * x).sum().cpu()) == 332833500.0, "a sum of squares on the GPU"
 
 
+class _Stream:
+    """A stream by its address, in the form that CUDA's Python libraries exchange (``__cuda_stream__``)."""
+
+    def __init__(self, address: int) -> None:
+        self.address = address
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.address
+
+
+def cupy_stream(address: int) -> Any:
+    """Return torch's stream at this address as one of CuPy, on the current device."""
+    cupy: Any = importlib.import_module("cupy")
+    made = getattr(cupy.cuda.Stream, "from_external", None)  # CuPy 13 knows an older form alone
+    return cupy.cuda.ExternalStream(address) if made is None else made(_Stream(address))
+
+
 def _cupy() -> tuple[bool | None, str]:
     try:
         cupy: Any = importlib.import_module("cupy")
@@ -255,7 +272,7 @@ def _cupy() -> tuple[bool | None, str]:
     if not torch.cuda.is_available():
         return None, f"{cupy.__version__}; no GPU that torch can use"
     stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream), cupy.cuda.ExternalStream(stream.cuda_stream):
+    with torch.cuda.stream(stream), cupy_stream(stream.cuda_stream):
         tensor = torch.arange(4, dtype=torch.float64, device="cuda")
         array = cupy.from_dlpack(tensor)
         array += 1

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import spectralmc as smc
 from spectralmc import cuda, fused, graphs
-from spectralmc.device import check, choose
+from spectralmc.device import check, choose, cupy_stream
 from spectralmc.labels import Labeller
 from spectralmc.nn import CovarianceBatchNorm, SpectralNetwork, SplitReLU, SplitSiLU
 from spectralmc.problem import Problem, posed
@@ -318,7 +318,7 @@ def test_labels_do_not_depend_on_how_many_are_made_at_once(monkeypatch: pytest.M
 
 def test_nothing_is_copied_between_torch_and_cupy_on_a_stream_of_its_own() -> None:
     stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream), cupy.cuda.ExternalStream(stream.cuda_stream):
+    with torch.cuda.stream(stream), cupy_stream(stream.cuda_stream):
         tensor = torch.arange(1 << 20, dtype=torch.float64, device=GPU)
         array = cupy.from_dlpack(tensor)
         array *= 2

@@ -92,7 +92,7 @@ def clock_under(work: Callable[[], Any]) -> float:
             work()
         torch.cuda.synchronize()
         work()
-        with cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream):
+        with device.cupy_stream(torch.cuda.current_stream().cuda_stream):
             kernel((blocks,), (256,), (out.data_ptr(), cupy.float32(1)))
         torch.cuda.synchronize()
         cycles, nanoseconds, _ = out.tolist()

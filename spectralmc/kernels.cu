@@ -31,6 +31,8 @@ __device__ __forceinline__ double normal_cdf(double x) { return 0.5 * erfc(-0.70
 __device__ __forceinline__ void turn(float t, float *c, float *s) { t -= rintf(t); __sincosf(6.2831853f * t, s, c); }
 __device__ __forceinline__ void turn(double t, double *c, double *s) { sincospi(2 * t, s, c); }
 
+template <class T> struct alignas(2 * sizeof(T)) Complex { T re, im; };  // read and written as one word
+
 // ---- draws -------------------------------------------------------------------------------------------------------------------------
 
 struct Words { u32 a, b, c, d; };
@@ -129,15 +131,18 @@ template <class T> struct Heston {
     }
     __device__ __forceinline__ void increment(const T *z, T *mean, T *variance, T *diffusion) {
         const T m = c[0] + c[1] * v, half_variance = c[2] + c[3] * v, expected = c[4] + c[5] * v, half_covariance = c[6] + c[7] * v;
-        const T over = quotient(T(1), half_variance), h = m * m * over, slope = half_covariance * over;  // h = 2/ψ
-        T moved;  // v' − m
-        if (h >= T(4.0 / 3)) {  // ψ ≤ 1.5: quadratic
-            const T q = least(h, T(1e18)), r = q - 1, square = root(q * r) + r;
-            moved = quotient(m, square + 1) * (z[0] * (z[0] + 2 * root(square)) - 1);
+        T moved, over;  // v' − m, 1/half_variance
+        if (3 * m * m >= 4 * half_variance) {  // ψ ≤ 1.5: quadratic, v' = (√r + √a z)² with r = √(m² − s²/2) and a = m − r without loss
+            const T r = root(m * m - half_variance), sum = m + r, both = quotient(T(1), half_variance * sum);
+            const T a = half_variance * half_variance * both;
+            over = sum * both;
+            moved = z[0] * (a * z[0] + 2 * root(a * r)) - a;
         } else {
-            const T w = quotient(h, h / 2 + 1);
+            over = quotient(T(1), half_variance);
+            const T h = m * m * over, w = quotient(h, h / 2 + 1);  // h = 2/ψ
             moved = m * (quotient(most(logarithm(quotient(w, normal_cdf(-z[0]))), T(0)), w) - 1);
         }
+        const T slope = half_covariance * over;
         const T explained = slope * moved, integral = expected + explained, rest = c[8] + c[9] * v - 2 * slope * half_covariance;
         *mean = c[10] * moved - expected / 2 + c[11] * explained;
         *variance = c[12] * integral + c[13] * rest;
@@ -338,16 +343,85 @@ __global__ void words(u32 *out, Run run, u32 block) {
 
 // ---- the empirical characteristic function -----------------------------------------------------------------------------------------
 
-// Sums of weight · e^{iw_k x − w_k² v/2} over blocks of consecutive paths, w_k = kw₁, k = 1…K, for outcomes x = scale·(given − location)
-// with conditional variances v and weights, each (sets, paths) or null.  out is (sets, 2 or 3, K, blocks): real and imaginary part of the
-// sum, and the sum of squared moduli where a path is more than a phase.  A thread turns from one of RUN frequencies to the next.
+// Sums over blocks of consecutive paths for frequencies w_k = kw₁, k = 1…K, and outcomes x = scale·(given − location), each (sets, paths);
+// out is (sets, parts, K, blocks).  A thread takes RUN neighbouring frequencies and every `lanes`-th path of a block.
 enum { SPECTRUM_PATHS = 1024, SPECTRUM_TILE = 256, SPECTRUM_RUN = 16, SPECTRUM_THREADS = 256 };
 
-template <class T, bool PLAIN>
+// Lanes in fixed order: sums[i][thread] of the threads whose frequencies hold k, i of RUN.
+template <class T, int RUN>
+__device__ __forceinline__ void add_lanes(T (*sums)[SPECTRUM_THREADS + 1], u32 lanes, u32 groups, u32 size, u32 blocks, T *out) {
+    __syncthreads();
+    for (u32 k = threadIdx.x; k < size; k += blockDim.x) {
+        T total = 0;
+        const T *at = &sums[k % RUN][k / RUN];
+        for (u32 l = 0; l < lanes; ++l, at += groups) total += *at;
+        out[(u64)k * blocks] = total;
+    }
+    __syncthreads();
+}
+
+// Σ e^{iw_k x}: real and imaginary part.  About the middle c of the thread's frequencies e^{i(c ± d)x} = e^{icx} e^{±idx}, whose four real
+// products do for both signs; the e^{idx}, d = ½, 1½ …, are the same for all threads.
+template <class T>
+__global__ void phases(const T *x, const T *location, const T *scale, T *out, u32 paths, u32 blocks, u32 size, T turns) {
+    const int RUN = SPECTRUM_RUN, HALF = RUN / 2;
+    __shared__ T angle[SPECTRUM_TILE];
+    alignas(16) __shared__ T sums[RUN][SPECTRUM_THREADS + 1];  // the odd length keeps both ways to walk it off the same memory bank
+    Complex<T>(*beside)[HALF] = (Complex<T>(*)[HALF])sums;       // in the same place, which is free until the end
+    const u32 groups = (size + RUN - 1) / RUN, lanes = blockDim.x / groups, group = threadIdx.x % groups, lane = threadIdx.x / groups;
+    const u32 set = blockIdx.x / blocks, block = blockIdx.x % blocks, first = block * SPECTRUM_PATHS, last = least(first + SPECTRUM_PATHS, paths);
+    const T middle = group * RUN + T(0.5) * (RUN + 1), centre = location[set], unit = scale[set];
+    T cc[HALF], ss[HALF], sc[HALF], cs[HALF];
+#pragma unroll
+    for (int i = 0; i < HALF; ++i) cc[i] = ss[i] = sc[i] = cs[i] = 0;
+    for (u32 from = first; from < last; from += SPECTRUM_TILE) {
+        const u32 count = least((u32)SPECTRUM_TILE, last - from);
+        __syncthreads();
+        for (u32 j = threadIdx.x; j < count; j += blockDim.x) {
+            Complex<T> d, step;
+            angle[j] = turns * unit * (x[(u64)set * paths + from + j] - centre);
+            turn(T(0.5) * angle[j], &d.re, &d.im);
+            turn(angle[j], &step.re, &step.im);
+#pragma unroll
+            for (int i = 0; i < HALF; ++i) {
+                beside[j][i] = d;
+                d = {d.re * step.re - d.im * step.im, d.im * step.re + d.re * step.im};
+            }
+        }
+        __syncthreads();
+        if (lane < lanes) {
+            for (u32 j = lane; j < count; j += lanes) {
+                T c, s;
+                turn(middle * angle[j], &c, &s);
+#pragma unroll
+                for (int i = 0; i < HALF; ++i) {
+                    const Complex<T> d = beside[j][i];
+                    cc[i] += c * d.re, ss[i] += s * d.im, sc[i] += s * d.re, cs[i] += c * d.im;
+                }
+            }
+        }
+    }
+    T *own = out + (u64)set * 2 * size * blocks + block;
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < HALF; ++i) {
+        sums[HALF + i][threadIdx.x] = cc[i] - ss[i], sums[HALF - 1 - i][threadIdx.x] = cc[i] + ss[i];
+    }
+    add_lanes<T, RUN>(sums, lanes, groups, size, blocks, own);
+#pragma unroll
+    for (int i = 0; i < HALF; ++i) {
+        sums[HALF + i][threadIdx.x] = sc[i] + cs[i], sums[HALF - 1 - i][threadIdx.x] = sc[i] - cs[i];
+    }
+    add_lanes<T, RUN>(sums, lanes, groups, size, blocks, own + (u64)size * blocks);
+}
+
+// Σ weight · e^{iw_k x − w_k² v/2}, with conditional variances v and weights or null: real and imaginary part, and squared moduli.  A thread
+// turns from one of its frequencies to the next.
+template <class T>
 __global__ void spectrum(const T *x, const T *variance, const T *weight, const T *location, const T *scale, T *out, u32 paths, u32 blocks, u32 size, T turns) {
-    const int RUN = PLAIN ? SPECTRUM_RUN : SPECTRUM_RUN / 2;  // as many as registers allow
+    const int RUN = SPECTRUM_RUN / 2;  // as many as registers allow
     __shared__ T angle[SPECTRUM_TILE], cosine[SPECTRUM_TILE], sine[SPECTRUM_TILE], spread[SPECTRUM_TILE], share[SPECTRUM_TILE];
-    __shared__ T sums[SPECTRUM_RUN][SPECTRUM_THREADS + 1];  // the odd length keeps both ways to walk it off the same memory bank
+    __shared__ T sums[RUN][SPECTRUM_THREADS + 1];
     const u32 groups = (size + RUN - 1) / RUN, lanes = blockDim.x / groups, group = threadIdx.x % groups, lane = threadIdx.x / groups;
     const u32 set = blockIdx.x / blocks, block = blockIdx.x % blocks, first = block * SPECTRUM_PATHS, last = least(first + SPECTRUM_PATHS, paths);
     const T k0 = group * RUN + 1, centre = location[set], unit = scale[set];
@@ -361,11 +435,9 @@ __global__ void spectrum(const T *x, const T *variance, const T *weight, const T
             const u64 at = (u64)set * paths + from + j;
             angle[j] = turns * unit * (x[at] - centre);
             turn(angle[j], &cosine[j], &sine[j]);
-            if (!PLAIN) {
-                // w₁²v/2 in units of log₂e would be cheaper still; natural units keep one formula for both precisions
-                spread[j] = variance ? T(2 * M_PI * M_PI) * turns * turns * unit * unit * variance[at] : T(0);
-                share[j] = weight ? weight[at] : T(1);
-            }
+            // w₁²v/2 in units of log₂e would be cheaper still; natural units keep one formula for both precisions
+            spread[j] = variance ? T(2 * M_PI * M_PI) * turns * turns * unit * unit * variance[at] : T(0);
+            share[j] = weight ? weight[at] : T(1);
         }
         __syncthreads();
         if (lane < lanes) {
@@ -373,36 +445,26 @@ __global__ void spectrum(const T *x, const T *variance, const T *weight, const T
                 T c, s;
                 turn(k0 * angle[j], &c, &s);
                 const T dc = cosine[j], ds = sine[j];
-                T modulus = 1, ratio = 1, step = 1;
-                if (!PLAIN) {  // e^{−k²a} from k to k + 1: times e^{−(2k+1)a}, which itself shrinks by e^{−2a}
-                    modulus = share[j] * exponential(-k0 * k0 * spread[j]);
-                    ratio = exponential(-(2 * k0 + 1) * spread[j]), step = exponential(-2 * spread[j]);
-                }
+                // e^{−k²a} from k to k + 1: times e^{−(2k+1)a}, which itself shrinks by e^{−2a}
+                T modulus = share[j] * exponential(-k0 * k0 * spread[j]), ratio = exponential(-(2 * k0 + 1) * spread[j]);
+                const T step = exponential(-2 * spread[j]);
 #pragma unroll
                 for (int i = 0; i < RUN; ++i) {
-                    if (PLAIN) {
-                        re[i] += c, im[i] += s;
-                    } else {
-                        re[i] += modulus * c, im[i] += modulus * s, square[i] += modulus * modulus;
-                        modulus *= ratio, ratio *= step;
-                    }
+                    re[i] += modulus * c, im[i] += modulus * s, square[i] += modulus * modulus;
+                    modulus *= ratio, ratio *= step;
                     const T next = c * dc - s * ds;
                     s = s * dc + c * ds, c = next;
                 }
             }
         }
     }
+    T *own = out + (u64)set * 3 * size * blocks + block;
+    __syncthreads();
 #pragma unroll
-    for (int part = 0; part < (PLAIN ? 2 : 3); ++part) {  // lanes in fixed order
-        __syncthreads();
+    for (int part = 0; part < 3; ++part) {
 #pragma unroll
         for (int i = 0; i < RUN; ++i) sums[i][threadIdx.x] = part == 0 ? re[i] : part == 1 ? im[i] : square[i];
-        __syncthreads();
-        for (u32 k = threadIdx.x; k < size; k += blockDim.x) {
-            T total = 0;
-            for (u32 l = 0; l < lanes; ++l) total += sums[k % RUN][l * groups + k / RUN];
-            out[(((u64)set * (PLAIN ? 2 : 3) + part) * size + k) * blocks + block] = total;
-        }
+        add_lanes<T, RUN>(sums, lanes, groups, size, blocks, own + (u64)part * size * blocks);
     }
 }
 
@@ -448,9 +510,7 @@ __global__ void puts(const T *values, const double *mass, const double *location
 // As nn/norm.py: x ↦ p x + q x̄ with p, q of Γ V^{-1/2}.  Sums are in double precision about the first row, so neither a large mean nor a
 // large or small scale is lost; blocks of rows are summed in fixed order.
 // A block of threads takes NORM_BLOCK rows of NORM_CHANNELS channels; of their sums one takes NORM_LANES by NORM_TILE channels.
-enum { NORM_CHANNELS = 32, NORM_ROWS = 8, NORM_BLOCK = 128, NORM_TILE = 8, NORM_LANES = 32 };
-
-template <class T> struct alignas(2 * sizeof(T)) Complex { T re, im; };  // read and written as one word
+enum { NORM_CHANNELS = 32, NORM_ROWS = 8, NORM_BLOCK = 128, NORM_TILE = 2, NORM_LANES = 128 };
 
 template <int COUNT> __device__ __forceinline__ void store_sums(const double *sums, double *out, u32 channel, u32 channels) {
     __shared__ double shared[NORM_ROWS][NORM_CHANNELS][COUNT];
@@ -510,10 +570,12 @@ template <int COUNT> __device__ __forceinline__ void gather_sums(const double *p
 }
 
 // For each channel: mean, covariance, V^{-1/2} and Γ V^{-1/2}; statistics (channels, 5), state (channels, NORM_STATE), and the map
-// (channels, 8) of the forward pass: mean, the 2 × 2 matrix row by row, β.  `rounding` is that of the data, which bounds det V.
+// (channels, 8) of the forward pass: mean, the 2 × 2 matrix row by row, β.  `rounding` is that of the data, which bounds det V.  Running
+// mean (channels, 2) and covariance (channels, 3), or null, move by `momentum`; where that is negative, by one over the batches so far.
 template <class T>
 __global__ void norm_forward(const Complex<T> *z, const double *partial, const T *weight, const T *bias, T *statistics, double *state, T *map,
-                             u32 rows, u32 channels, u32 blocks, double eps, double rounding) {
+                             T *running_mean, T *running_covariance, const long long *batches, u32 rows, u32 channels, u32 blocks, double eps,
+                             double rounding, double momentum) {
     const u32 channel = blockIdx.x * NORM_TILE + threadIdx.x;
     double moments[5];
     gather_sums<5>(partial, blocks, channel, channels, moments);
@@ -546,6 +608,12 @@ __global__ void norm_forward(const Complex<T> *z, const double *partial, const T
     m[2] = s.p[0] + s.q[0], m[3] = s.q[1] - s.p[1], m[4] = s.p[1] + s.q[1], m[5] = s.p[0] - s.q[0];
     m[6] = bias ? bias[2 * channel] : T(0), m[7] = bias ? bias[2 * channel + 1] : T(0);
     statistic[0] = s.mean[0], statistic[1] = s.mean[1], statistic[2] = vrr, statistic[3] = vii, statistic[4] = vri;
+    const double most = sizeof(T) == 4 ? 3.4e38 : 1.7e308;
+    if (running_mean && vrr + vii <= most) {  // false where it is not a number, as it is where the mean is not finite
+        const double share = momentum < 0 ? 1.0 / *batches : momentum, unbiased = rows / (rows - 1.0), spread[3] = {vrr, vii, vri};
+        for (int i = 0; i < 2; ++i) running_mean[2 * channel + i] += share * (s.mean[i] - running_mean[2 * channel + i]);
+        for (int i = 0; i < 3; ++i) running_covariance[3 * channel + i] += share * (unbiased * spread[i] - running_covariance[3 * channel + i]);
+    }
 }
 
 // What passes over the data a second time begins with its last rows, which are still in the cache.

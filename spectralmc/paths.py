@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Iterator
@@ -350,20 +349,20 @@ class _Run:
         for part in parts + controls:
             self.refuse_impossible(part)
         outcomes: list[dict[str, Tensor]] = [{} for _ in parts + controls]
-        for chunk in self.chunks(memory, window, 2 * len(outcomes)):
-            for whole, found in zip(outcomes, self.fitted(parts + controls, chunk), strict=True):
+
+        def fill(chunk: range) -> None:
+            for whole, found in zip(outcomes, self.gathered(parts + controls, chunk), strict=True):
                 for name, value in found.items():
                     if name not in whole:
                         whole[name] = torch.empty(self.sets, len(window), dtype=self.dtype)
                     whole[name][:, chunk.start - window.start : chunk.stop - window.start] = value
+
+        for chunk in self.chunks(memory, window, 2 * len(outcomes)):
+            in_halves(fill, lambda first, second: None, chunk)
         runs = self.draws.runs(self.paths) * len(window) // self.paths
         known = [self.known(part, found, runs) for part, found in zip(controls, outcomes[len(parts) :], strict=True)]
         pairs = itertools.chain(known, itertools.repeat((None, None)))
         return tuple(self.sample(f, found, runs, *pair) for f, found, pair in zip(functionals, outcomes, pairs, strict=False))
-
-    def fitted(self, parts: list[_Part], chunk: range) -> list[dict[str, Tensor]]:
-        """Return what `gathered` does, in halves where the GPU has not the memory for the whole."""
-        return in_halves(functools.partial(self.gathered, parts), _side_by_side, chunk)
 
     def fused(self, parts: list[_Part], chunk: range) -> list[dict[str, Tensor]] | None:
         """Return what `gathered` does from one launch, if there is a kernel."""
@@ -444,7 +443,3 @@ class _Run:
             name = f"{type(functional).__name__} under {type(self.process).__name__}"
             raise ValueError(f"outcomes must be finite and positive; {name} gave some that are not: check parameters and scheme")
         return replace(sample, forward=forward)
-
-
-def _side_by_side(first: list[dict[str, Tensor]], second: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-    return [{name: torch.cat([a[name], b[name]], -1) for name in a} for a, b in zip(first, second, strict=True)]

@@ -157,7 +157,7 @@ def run(layer: Any, z: Tensor, upstream: Tensor) -> list[Tensor]:
     z = z.clone().requires_grad_()
     y = layer(z)
     wanted = [z, *layer.parameters()]
-    return [y, *torch.autograd.grad(y, wanted, upstream), *(b for b in layer.buffers() if b.is_floating_point())]
+    return [y, *torch.autograd.grad(y, wanted, upstream), *(b.clone() for b in layer.buffers())]
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
@@ -171,9 +171,11 @@ def test_the_fused_norm_is_that_of_the_cpu(dtype: torch.dtype, affine: bool, sha
     theirs = run(layer, z, upstream)
     layer.reset_running_stats()
     ours = run(layer.to(GPU), z.to(GPU), upstream.to(GPU))
-    near = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.complex64 else {"rtol": 1e-10, "atol": 1e-10}
+    x = torch.view_as_real((z - z.mean(0)).to(torch.complex128))
+    condition = torch.linalg.cond(torch.einsum("nci,ncj->cij", x, x) / len(z) + layer.eps * torch.eye(2)).max()
+    near = max(1e-4 if dtype == torch.complex64 else 1e-10, 4 * torch.finfo(dtype).eps * float(condition))
     for found, known in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(found.cpu(), known, **near)
+        torch.testing.assert_close(found.cpu(), known, rtol=near, atol=near)
 
 
 def test_the_norm_has_second_derivatives_and_other_shapes_and_strides() -> None:
@@ -196,6 +198,7 @@ def test_a_batch_that_is_not_finite_leaves_the_running_statistics() -> None:
     assert all(torch.equal(a, b) for a, b in zip(kept, (layer.running_mean, layer.running_covariance), strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:.*Profiler clears events")
 @pytest.mark.parametrize("activation", [SplitSiLU(), SplitReLU()], ids=lambda layer: type(layer).__name__)
 def test_a_split_activation_is_one_kernel_each_way(activation: Any) -> None:
     z = torch.randn(1000, 64, dtype=torch.complex64, generator=torch.Generator().manual_seed(5))
@@ -209,7 +212,7 @@ def test_a_split_activation_is_one_kernel_each_way(activation: Any) -> None:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         torch.autograd.grad(activation(x), x, g)
         torch.cuda.synchronize()
-    kernels = [event.key for event in profile.key_averages() if "kernel" in event.key.lower()]
+    kernels = [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
     assert y.is_complex()
     assert len(kernels) <= 2, kernels
 
@@ -264,7 +267,8 @@ def test_training_on_the_gpu_learns_what_it_learns_on_the_cpu() -> None:
     exact = smc.black_price(torch.tensor([-0.2, 0.0, 0.2]).double(), points["volatility"][:, None], points["maturity"][:, None])
     misses = [float((price.value - exact).abs().mean()) for price in prices]
     assert misses[1] < 2 * misses[0] + 1e-5
-    assert (prices[1].value - exact).abs().le(prices[1].error).double().mean() > 0.9
+    rounding = 4 * torch.finfo(torch.float32).eps  # of the network's numbers, of a forward of 1: here the rest is known exactly
+    assert (prices[1].value - exact).abs().le(prices[1].error + rounding).double().mean() > 0.9
 
 
 @pytest.mark.parametrize("functional", [smc.Terminal(), smc.KnockOut(1.4, "up")], ids=lambda f: type(f).__name__)
@@ -292,18 +296,19 @@ def test_prices_on_the_gpu_are_those_of_the_cpu(functional: Any) -> None:
 
 def test_out_of_memory_halves_the_chunk_and_goes_on() -> None:
     """A card with little left: the same numbers, said once."""
-    arguments = (PROCESSES[0], GRID, smc.Draws(7), 1 << 21, FUNCTIONALS)
+    paths = 1 << 23
+    arguments = (PROCESSES[0], GRID, smc.Draws(7), paths, FUNCTIONALS)
     whole = smc.simulate(*arguments, device="cuda", dtype=torch.float32)
     torch.cuda.empty_cache()
     total, used = torch.cuda.mem_get_info()[1], torch.cuda.memory_reserved()
-    limit = float(os.environ.get("SPECTRALMC_GPU_LIMIT", total)) / total
-    outcomes = len(FUNCTIONALS) * 2 * (1 << 21) * 4  # bytes; weights of maximum and minimum come on top
-    torch.cuda.set_per_process_memory_fraction((used + 2.2 * outcomes) / total)
+    limit = int(os.environ.get("SPECTRALMC_GPU_LIMIT", "0")) or total
+    outcomes = (len(FUNCTIONALS) + 2) * 2 * paths * 4  # bytes, with the weights of maximum and minimum: once as made, once as kept
+    torch.cuda.set_per_process_memory_fraction((used + 1.75 * outcomes) / total)
     try:
         with pytest.warns(RuntimeWarning, match="^out of GPU memory: less is computed at once$"):
             halved = smc.simulate(*arguments, device="cuda", dtype=torch.float32, memory=1 << 33)
     finally:
-        torch.cuda.set_per_process_memory_fraction(min(limit, 1.0))
+        torch.cuda.set_per_process_memory_fraction(min(limit / total, 1.0))
     assert all(torch.equal(a.log_outcome, b.log_outcome) for a, b in zip(whole, halved, strict=True))
 
 

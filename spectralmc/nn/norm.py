@@ -177,8 +177,8 @@ class CovarianceBatchNorm(_BatchNorm):
 
     Autocast leaves complex tensors alone: the layer computes in its own precision.  Under torch.compile it is real arithmetic,
     which the compiler fuses; such code cannot raise, so a batch that is not finite is skipped and shows in the output only.  So it is on a
-    GPU, where nothing waits for it; with CuPy there, (B, C) takes the fused kernels, whose sums are in double precision: complex128 moduli
-    must lie within 1e±70.
+    GPU, where nothing waits for it; with CuPy there, (B, C) takes the fused kernels, which skip such a batch channel by channel, and whose
+    sums are in double precision: complex128 moduli must lie within 1e±70.
 
     Shapes: (B, C) or (B, C, …), complex; statistics over all axes but the second.
 
@@ -202,11 +202,21 @@ class CovarianceBatchNorm(_BatchNorm):
             rr, ii, ri = self.running_covariance.unbind(-1)
             matrix = _matrix(rr, ii, ri, self.eps, self.weight)
             return _mapped(z, self.running_mean, matrix, self.bias)
-        whiten: Callable[..., tuple[Tensor, Tensor, Tensor]] = _whiten if torch.compiler.is_compiling() else _Whiten.apply
+        compiling = torch.compiler.is_compiling()
+        if not compiling and _has_kernel(z):
+            fused: Tensor = _Fused.apply(z, self.weight, self.bias, self.eps, self._running())
+            return fused
+        whiten: Callable[..., tuple[Tensor, Tensor, Tensor]] = _whiten if compiling else _Whiten.apply
         y, mean, covariance = whiten(z, self.weight, self.bias, self.eps)
         n = z.numel() // self.features
         self._update(mean.detach(), covariance.detach() * (n / (n - 1)))
         return y
+
+    def _running(self) -> cuda.Running | None:
+        """Return the running statistics for a kernel to move, this batch counted."""
+        if not self.training or self.running_mean is None or self.running_covariance is None or self.num_batches_tracked is None:
+            return None
+        return cuda.Running(self.running_mean, self.running_covariance, self.num_batches_tracked.add_(1), self.momentum)
 
 
 def _layout(z: Tensor) -> tuple[list[int], tuple[int, ...]]:
@@ -268,20 +278,11 @@ def _symmetric(weight: Tensor) -> tuple[Tensor, Tensor]:
 class _Whiten(torch.autograd.Function):
     """The same as ``_whiten`` in half the passes over the data, and with no memory of the batch's size but its results.
 
-    On a GPU the kernels of `spectralmc.cuda` do it, where they can.
     Where squares or their products could over- or underflow, and for derivatives of second order, ``_whiten`` does the work.
     """
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.fused = _has_kernel(z)
-        if ctx.fused:
-            y, statistics, saved = cuda.norm_forward(z.contiguous(), weight, bias, eps)
-            mean, covariance = statistics.split([2, 3], 1)
-            ctx.eps, ctx.plain = eps, False
-            ctx.save_for_backward(z, weight, bias, *saved)
-            ctx.mark_non_differentiable(mean, covariance)
-            return y, mean, covariance
         axes, shape = _layout(z)
         m = z.mean(axes)
         work = z - m.reshape(shape)
@@ -310,16 +311,8 @@ class _Whiten(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         z, weight, bias, *saved = ctx.saved_tensors
-        if (again := torch.is_grad_enabled()) or ctx.plain:  # again: a second derivative is wanted
-            given = [tensor for tensor, wanted in zip((z, weight, bias), ctx.needs_input_grad, strict=False) if wanted]
-            with torch.enable_grad():
-                y = _whiten(z, weight, bias, ctx.eps)[0]
-            found = iter(torch.autograd.grad(y, given, grad, create_graph=again))
-            return (*(next(found) if wanted else None for wanted in ctx.needs_input_grad[:3]), None)
-        if ctx.fused:
-            return *cuda.norm_backward(
-                z.contiguous(), grad.resolve_conj().contiguous(), tuple(saved), weight, ctx.needs_input_grad[:3]
-            ), None
+        if torch.is_grad_enabled() or ctx.plain:
+            return *_differentiated(ctx, grad), None
         m, p, q, p0, q0, kappa, sigma, delta, square, free = saved
         axes, shape = _layout(z)
         n = z.numel() // z.shape[1]
@@ -346,6 +339,35 @@ class _Whiten(torch.autograd.Function):
         a, b, c, d, shift = (v.resolve_conj().reshape(shape) for v in (a, b, c, d, shift))
         torch.addcmul(shift, grad, b, out=work).addcmul_(z, d).conj_physical_().addcmul_(grad, a).addcmul_(z, c)
         return work, g_weight, g_bias, None
+
+
+class _Fused(torch.autograd.Function):
+    """y of ``_whiten`` by the kernels of `spectralmc.cuda`, which move the running statistics too; second derivatives by ``_whiten``."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, running: cuda.Running | None) -> Tensor:
+        ctx.eps = eps
+        y, _, saved = cuda.norm_forward(z.contiguous(), weight, bias, eps, running)
+        ctx.save_for_backward(z, weight, bias, *saved)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            return *_differentiated(ctx, grad), None, None
+        z, weight, _, *saved = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:3]
+        return *cuda.norm_backward(z.contiguous(), grad.resolve_conj().contiguous(), tuple(saved), weight, wanted), None, None
+
+
+def _differentiated(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the gradients of z, weight and bias through ``_whiten``, with a graph of their own where a second derivative is wanted."""
+    again, inputs = torch.is_grad_enabled(), ctx.saved_tensors[:3]
+    given = [tensor for tensor, wanted in zip(inputs, ctx.needs_input_grad, strict=False) if wanted]
+    with torch.enable_grad():
+        y = _whiten(*inputs, ctx.eps)[0]
+    found = iter(torch.autograd.grad(y, given, grad, create_graph=again))
+    return tuple(next(found) if wanted else None for wanted in ctx.needs_input_grad[:3])
 
 
 def _has_kernel(z: Tensor) -> bool:

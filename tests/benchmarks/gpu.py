@@ -42,7 +42,7 @@ GPU = torch.device("cuda", 0)
 LANES = {(6, 0): 64, (7, 0): 64, (7, 2): 64, (7, 5): 64, (8, 0): 64}  # arithmetic lanes of a multiprocessor where they are not 128
 # instructions a step, or a (path, frequency) pair, of the loops in kernels.cu: those that every warp executes
 TERMINAL, THREE, HESTON, OTHER_BRANCH, PAIR = 28.5, 36.0, 48.0, 80.0, 6.0
-PYTEST = ("-m", "pytest", "--noconftest", "-p", "no:cacheprovider", "-q", "-rs")
+PYTEST = ("-m", "pytest", "--noconftest", "-p", "no:cacheprovider", "-q", "-rsf", "--tb=short")
 LIMIT = int(3.5 * 2**30)  # bytes, of a card of 4 GB
 REACH: list[tuple[str, bool]] = []
 
@@ -168,10 +168,10 @@ def kernels() -> None:
     print(f"clock {clock / 1e9:.3f} GHz, {issue:.4g} lane-instructions/s")
     print(f"    pipes: integer multiplies 5 a step at 64 lanes: {sms * 64 * clock / 5:.4g} path-steps/s; "
           f"special functions 2 a step at 16 lanes: {sms * 16 * clock / 2:.4g} path-steps/s")  # fmt: skip
-    seconds = timed(one)
+    seconds = timed(one, inner=3)  # one after the other, so that the constants of the next are made while one runs
     row("terminal value, 2^24 paths x 256 steps", seconds, paths * steps, "path-steps", issue / TERMINAL, 0.55)
-    row("terminal, maximum, average", timed(three), paths * steps, "path-steps", issue / THREE, 0.55)
-    loops = {name: timed(work, 7) for name, work in eager(paths, steps).items()}
+    row("terminal, maximum, average", timed(three, inner=3), paths * steps, "path-steps", issue / THREE, 0.55)
+    loops = {name: timed(work, 7, inner=3) for name, work in eager(paths, steps).items()}
     print("    eager: " + ", ".join(f"{name} {1e3 * t:.1f} ms" for name, t in loops.items()))
     held("terminal value against the step-by-step eager loop", loops["step by step"] / seconds, at_least=5.0, unit="x")
     held("terminal value against the best eager loop", min(loops.values()) / seconds, at_least=2.0, unit="x")
@@ -188,7 +188,9 @@ def heston(clock: float) -> None:
         share = both_branches(process, grid)
         per_step = HESTON + OTHER_BRANCH * share
         note = f"({per_step:.1f} instructions: in {share:.3f} of its steps a warp takes the second branch too)"
-        seconds = timed(lambda p=process: fused.conditional_terminal(p, grid, smc.Draws(7), range(paths), torch.float32, 1, 0, GPU))
+        seconds = timed(
+            lambda p=process: fused.conditional_terminal(p, grid, smc.Draws(7), range(paths), torch.float32, 1, 0, GPU), inner=5
+        )
         name = f"Heston quadratic-exponential, conditional, 2^22 x 128, {name}"
         row(name, seconds, paths * steps, "path-steps", issue_rate(clock) / per_step, 0.5, note)
 
@@ -231,6 +233,8 @@ def spectrum(clock: float) -> None:
     seconds = timed(ours, inner=10)
     row("empirical characteristic function, 2^20 x 128", seconds, n * size, "pairs", issue_rate(clock) / PAIR, 0.5)
     print(f"    {issue_rate(clock) / (n * size / seconds):.2f} issue slots a pair")
+    alone = timed(captured(lambda: [ours() for _ in range(10)])) / 10
+    print(f"    {1e6 * alone:.1f} us captured in a graph")
     rivals = {"exp": timed(whole, 7), "cos and sin": timed(polar, 7)}
     print("    eager: " + ", ".join(f"{name} {1e3 * t:.2f} ms" for name, t in rivals.items()))
     held("characteristic function against torch, one exponential a pair", rivals["exp"] / seconds, at_least=20.0, unit="x")
@@ -252,24 +256,39 @@ def copied(tensor: Tensor) -> float:
     return 2 * tensor.nbytes / timed(lambda: other.copy_(tensor))
 
 
+def captured(work: Callable[[], Any]) -> Callable[[], Any]:
+    """Return a replay of ``work`` as one graph."""
+    side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            work()
+    torch.cuda.current_stream().wait_stream(side)
+    with torch.cuda.graph(graph, stream=side):
+        work()
+    return graph.replay
+
+
 def norm() -> None:
     """Covariance batch norm and the split activations beside the bytes they move."""
     bandwidth = copied(torch.empty(1 << 28, device=GPU))
     print(f"copy bandwidth {bandwidth / 1e12:.3f} TB/s")
     rows, channels = 65536, 256
-    z = torch.randn(rows, channels, dtype=torch.complex64, device=GPU).requires_grad_()
-    x = torch.randn(rows, 2 * channels, device=GPU).requires_grad_()
+    z = torch.randn(rows, channels, dtype=torch.complex64, device=GPU)
+    x = torch.randn(rows, 2 * channels, device=GPU)
 
     def both(layer: Any, given: Tensor) -> Callable[[], Any]:
-        upstream, wanted = torch.randn_like(given), [given, *layer.parameters()]
-        return lambda: torch.autograd.grad(layer(given), wanted, upstream)
+        upstream, leaf = torch.randn_like(given), given.detach().requires_grad_()
+        return lambda: torch.autograd.grad(layer(leaf), [leaf, *layer.parameters()], upstream)
 
-    ours = timed(both(CovarianceBatchNorm(channels).to(GPU), z), inner=10)
-    theirs = timed(both(torch.nn.BatchNorm1d(2 * channels).to(GPU), x), inner=10)
     floor = 8 * z.nbytes / bandwidth  # forward: z twice, y; backward: z and gradient twice, gradient of z
-    print(f"    covariance norm {1e6 * ours:.1f} us, BatchNorm1d {1e6 * theirs:.1f} us, floor of 8 passes {1e6 * floor:.1f} us")
-    held("covariance batch norm (65536, 256), time over that of its bytes", ours / floor, at_most=1.5)
-    held("covariance batch norm over BatchNorm1d on the same bytes", ours / theirs, at_most=1.2)
+    print(f"    floor of 8 passes {1e6 * floor:.1f} us")
+    for how, prepared in (("a call at a time", lambda work: work), ("captured in a graph", captured)):
+        ours = timed(prepared(both(CovarianceBatchNorm(channels).to(GPU), z)), inner=10)
+        theirs = timed(prepared(both(torch.nn.BatchNorm1d(2 * channels).to(GPU), x)), inner=10)
+        print(f"    {how}: covariance norm {1e6 * ours:.1f} us, BatchNorm1d {1e6 * theirs:.1f} us")
+        held(f"covariance batch norm (65536, 256), {how}, time over that of its bytes", ours / floor, at_most=1.5)
+        held(f"covariance batch norm over BatchNorm1d on the same bytes, {how}", ours / theirs, at_most=1.2)
     with torch.no_grad():
         layer = CovarianceBatchNorm(channels).to(GPU)
         y, _, saved = cuda.norm_forward(z, layer.weight, layer.bias, 1e-5)

@@ -57,7 +57,7 @@ def _stream(address: int, _: int) -> Any:
 def launch(expression: str, grid: tuple[int, ...], block: tuple[int, ...], *arguments: Any) -> None:
     """Run a kernel on torch's current stream; tensors pass by address, None as null, numbers typed by NumPy."""
     device = next(a.get_device() for a in arguments if isinstance(a, Tensor))
-    kernel, stream = _kernel(expression, device), _stream(torch.cuda.current_stream(device).cuda_stream, device)
+    kernel, stream = _kernel(expression, device), _stream(torch._C._cuda_getCurrentRawStream(device), device)
     given = [_address(a) if a is None or isinstance(a, Tensor) else a for a in arguments]
     if device == torch.cuda.current_device():  # a context costs more than the launch
         kernel(grid, block, given, stream=stream)
@@ -125,7 +125,7 @@ def puts(values: Tensor, mass: Tensor, location: Tensor, scale: Tensor, log_mone
 
 
 class Running(NamedTuple):
-    """Running statistics that a kernel moves towards a batch's: mean (C, 2), unbiased covariance (C, 3), batches so far with this one."""
+    """Running statistics that a kernel moves towards a batch's: mean (C, 2), unbiased covariance (C, 3), and the number of batches."""
 
     mean: Tensor
     covariance: Tensor
@@ -153,7 +153,7 @@ def norm_forward(
         f"norm_forward<{kind}>", _per_channel(channels), (NORM_TILE, NORM_LANES), z, partial, weight, bias, statistics, state, transform,
         *held, *size, np.uint32(tiles[1]), *numbers,
     )  # fmt: skip
-    launch(f"norm_apply<{kind}>", tiles, tile, z, transform, y, *size)
+    launch(f"norm_apply<{kind}>", tiles, tile, z, transform, y, held[2], *size)
     return y, statistics, (state, transform)
 
 

@@ -124,29 +124,32 @@ template <class T> struct Merton {
 // Heston, quadratic-exponential with the first two moments of (X, v') exact: processes/heston.py.
 template <class T> struct Heston {
     enum { SIZE = 15, NOISE = 1 };
-    T c[14], v;  // a + bv of E v', ½ Var v', E∫v, ½ Cov(∫v, v'), Var ∫v; then ρ/ξ, ρκ/ξ − ½, 1 − ρ², (ρκ/ξ − ½)²
+    // given: a + bv of E v', ½ Var v', E∫v, ½ Cov(∫v, v'), Var ∫v; then ρ/ξ, ρκ/ξ − ½, 1 − ρ², (ρκ/ξ − ½)².  Kept: of the fifth and with
+    // the third, a + bv of the part of the variance of X that v' leaves
+    T c[14], v, left0, left1;
     __device__ __forceinline__ explicit Heston(const T *constants) : v(constants[14]) {
 #pragma unroll
         for (int i = 0; i < 14; ++i) c[i] = constants[i];
+        left0 = c[12] * c[4] + c[13] * c[8], left1 = c[12] * c[5] + c[13] * c[9];
     }
     __device__ __forceinline__ void increment(const T *z, T *mean, T *variance, T *diffusion) {
         const T m = c[0] + c[1] * v, half_variance = c[2] + c[3] * v, expected = c[4] + c[5] * v, half_covariance = c[6] + c[7] * v;
+        const T square = m * m;
         T moved, over;  // v' − m, 1/half_variance
-        if (3 * m * m >= 4 * half_variance) {  // ψ ≤ 1.5: quadratic, v' = (√r + √a z)² with r = √(m² − s²/2) and a = m − r without loss
-            const T r = root(m * m - half_variance), sum = m + r, both = quotient(T(1), half_variance * sum);
-            const T a = half_variance * half_variance * both;
+        if (square >= T(4.0 / 3) * half_variance) {  // ψ ≤ 1.5: quadratic, v' = (√r + √a z)² with r = √(m² − s²/2) and a = m − r
+            const T r = root(square - half_variance), sum = m + r, both = quotient(T(1), half_variance * sum);
+            const T a = half_variance * half_variance * both;  // without the loss of a difference
             over = sum * both;
             moved = z[0] * (a * z[0] + 2 * root(a * r)) - a;
         } else {
             over = quotient(T(1), half_variance);
-            const T h = m * m * over, w = quotient(h, h / 2 + 1);  // h = 2/ψ
+            const T h = square * over, w = quotient(h, h / 2 + 1);  // h = 2/ψ
             moved = m * (quotient(most(logarithm(quotient(w, normal_cdf(-z[0]))), T(0)), w) - 1);
         }
-        const T slope = half_covariance * over;
-        const T explained = slope * moved, integral = expected + explained, rest = c[8] + c[9] * v - 2 * slope * half_covariance;
+        const T slope = half_covariance * over, explained = slope * moved;
+        *diffusion = expected + explained;
         *mean = c[10] * moved - expected / 2 + c[11] * explained;
-        *variance = c[12] * integral + c[13] * rest;
-        *diffusion = integral;
+        *variance = left0 + left1 * v + c[12] * explained - 2 * c[13] * (slope * half_covariance);
         v = most(m + moved, T(0));
     }
     __device__ __forceinline__ T deviation(T variance) const { return root(variance); }
@@ -357,20 +360,20 @@ __device__ __forceinline__ void add_lanes(T (*sums)[SPECTRUM_THREADS + 1], u32 l
         for (u32 l = 0; l < lanes; ++l, at += groups) total += *at;
         out[(u64)k * blocks] = total;
     }
-    __syncthreads();
 }
 
-// Σ e^{iw_k x}: real and imaginary part.  About the middle c of the thread's frequencies e^{i(c ± d)x} = e^{icx} e^{±idx}, whose four real
-// products do for both signs; the e^{idx}, d = ½, 1½ …, are the same for all threads.
+// Σ e^{iw_k x}: real and imaginary part.  About a middle c of frequencies e^{i(c ± d)x} = e^{icx} e^{±idx}, whose four real products do for
+// both signs; the e^{idx}, d = ½, 1½ …, are the same for all middles.  A thread has two, so that what it reads serves eight products.
 template <class T>
 __global__ void phases(const T *x, const T *location, const T *scale, T *out, u32 paths, u32 blocks, u32 size, T turns) {
-    const int RUN = SPECTRUM_RUN, HALF = RUN / 2;
+    const int RUN = SPECTRUM_RUN, HALF = RUN / 2, BESIDE = RUN / 4;
     __shared__ T angle[SPECTRUM_TILE];
+    __shared__ Complex<T> across[SPECTRUM_TILE];  // from one middle to the next
     alignas(16) __shared__ T sums[RUN][SPECTRUM_THREADS + 1];  // the odd length keeps both ways to walk it off the same memory bank
-    Complex<T>(*beside)[HALF] = (Complex<T>(*)[HALF])sums;       // in the same place, which is free until the end
+    Complex<T>(*beside)[BESIDE] = (Complex<T>(*)[BESIDE])sums;   // in the same place, which is free until the end
     const u32 groups = (size + RUN - 1) / RUN, lanes = blockDim.x / groups, group = threadIdx.x % groups, lane = threadIdx.x / groups;
     const u32 set = blockIdx.x / blocks, block = blockIdx.x % blocks, first = block * SPECTRUM_PATHS, last = least(first + SPECTRUM_PATHS, paths);
-    const T middle = group * RUN + T(0.5) * (RUN + 1), centre = location[set], unit = scale[set];
+    const T middle = group * RUN + T(0.5) * (HALF + 1), centre = location[set], unit = scale[set];
     T cc[HALF], ss[HALF], sc[HALF], cs[HALF];
 #pragma unroll
     for (int i = 0; i < HALF; ++i) cc[i] = ss[i] = sc[i] = cs[i] = 0;
@@ -380,10 +383,11 @@ __global__ void phases(const T *x, const T *location, const T *scale, T *out, u3
         for (u32 j = threadIdx.x; j < count; j += blockDim.x) {
             Complex<T> d, step;
             angle[j] = turns * unit * (x[(u64)set * paths + from + j] - centre);
+            turn(HALF * angle[j], &across[j].re, &across[j].im);
             turn(T(0.5) * angle[j], &d.re, &d.im);
             turn(angle[j], &step.re, &step.im);
 #pragma unroll
-            for (int i = 0; i < HALF; ++i) {
+            for (int i = 0; i < BESIDE; ++i) {
                 beside[j][i] = d;
                 d = {d.re * step.re - d.im * step.im, d.im * step.re + d.re * step.im};
             }
@@ -391,28 +395,31 @@ __global__ void phases(const T *x, const T *location, const T *scale, T *out, u3
         __syncthreads();
         if (lane < lanes) {
             for (u32 j = lane; j < count; j += lanes) {
+                const Complex<T> next = across[j];
                 T c, s;
                 turn(middle * angle[j], &c, &s);
+                const T c1 = c * next.re - s * next.im, s1 = s * next.re + c * next.im;
 #pragma unroll
-                for (int i = 0; i < HALF; ++i) {
+                for (int i = 0; i < BESIDE; ++i) {
                     const Complex<T> d = beside[j][i];
                     cc[i] += c * d.re, ss[i] += s * d.im, sc[i] += s * d.re, cs[i] += c * d.im;
+                    cc[BESIDE + i] += c1 * d.re, ss[BESIDE + i] += s1 * d.im, sc[BESIDE + i] += s1 * d.re, cs[BESIDE + i] += c1 * d.im;
                 }
             }
         }
     }
     T *own = out + (u64)set * 2 * size * blocks + block;
-    __syncthreads();
 #pragma unroll
-    for (int i = 0; i < HALF; ++i) {
-        sums[HALF + i][threadIdx.x] = cc[i] - ss[i], sums[HALF - 1 - i][threadIdx.x] = cc[i] + ss[i];
-    }
-    add_lanes<T, RUN>(sums, lanes, groups, size, blocks, own);
+    for (int part = 0; part < 2; ++part) {
+        __syncthreads();
 #pragma unroll
-    for (int i = 0; i < HALF; ++i) {
-        sums[HALF + i][threadIdx.x] = sc[i] + cs[i], sums[HALF - 1 - i][threadIdx.x] = sc[i] - cs[i];
+        for (int i = 0; i < HALF; ++i) {
+            const int above = i < BESIDE ? BESIDE + i : HALF + i, below = i < BESIDE ? BESIDE - 1 - i : 2 * HALF - 1 - i;
+            sums[above][threadIdx.x] = part == 0 ? cc[i] - ss[i] : sc[i] + cs[i];
+            sums[below][threadIdx.x] = part == 0 ? cc[i] + ss[i] : sc[i] - cs[i];
+        }
+        add_lanes<T, RUN>(sums, lanes, groups, size, blocks, own + (u64)part * size * blocks);
     }
-    add_lanes<T, RUN>(sums, lanes, groups, size, blocks, own + (u64)size * blocks);
 }
 
 // Σ weight · e^{iw_k x − w_k² v/2}, with conditional variances v and weights or null: real and imaginary part, and squared moduli.  A thread
@@ -459,9 +466,9 @@ __global__ void spectrum(const T *x, const T *variance, const T *weight, const T
         }
     }
     T *own = out + (u64)set * 3 * size * blocks + block;
-    __syncthreads();
 #pragma unroll
     for (int part = 0; part < 3; ++part) {
+        __syncthreads();
 #pragma unroll
         for (int i = 0; i < RUN; ++i) sums[i][threadIdx.x] = part == 0 ? re[i] : part == 1 ? im[i] : square[i];
         add_lanes<T, RUN>(sums, lanes, groups, size, blocks, own + (u64)part * size * blocks);
@@ -608,16 +615,18 @@ __global__ void norm_forward(const Complex<T> *z, const double *partial, const T
     m[2] = s.p[0] + s.q[0], m[3] = s.q[1] - s.p[1], m[4] = s.p[1] + s.q[1], m[5] = s.p[0] - s.q[0];
     m[6] = bias ? bias[2 * channel] : T(0), m[7] = bias ? bias[2 * channel + 1] : T(0);
     statistic[0] = s.mean[0], statistic[1] = s.mean[1], statistic[2] = vrr, statistic[3] = vii, statistic[4] = vri;
-    const double most = sizeof(T) == 4 ? 3.4e38 : 1.7e308;
-    if (running_mean && vrr + vii <= most) {  // false where it is not a number, as it is where the mean is not finite
-        const double share = momentum < 0 ? 1.0 / *batches : momentum, unbiased = rows / (rows - 1.0), spread[3] = {vrr, vii, vri};
+    const double largest = sizeof(T) == 4 ? 3.4e38 : 1.7e308;
+    if (running_mean && vrr + vii <= largest) {  // false where it is not a number, as it is where the mean is not finite
+        const double share = momentum < 0 ? 1.0 / (*batches + 1) : momentum, unbiased = rows / (rows - 1.0), spread[3] = {vrr, vii, vri};
         for (int i = 0; i < 2; ++i) running_mean[2 * channel + i] += share * (s.mean[i] - running_mean[2 * channel + i]);
         for (int i = 0; i < 3; ++i) running_covariance[3 * channel + i] += share * (unbiased * spread[i] - running_covariance[3 * channel + i]);
     }
 }
 
-// What passes over the data a second time begins with its last rows, which are still in the cache.
-template <class T> __global__ void norm_apply(const Complex<T> *z, const T *map, Complex<T> *y, u32 rows, u32 channels) {
+// What passes over the data a second time begins with its last rows, which are still in the cache.  `batches`, or null, counts this one.
+template <class T>
+__global__ void norm_apply(const Complex<T> *z, const T *map, Complex<T> *y, long long *batches, u32 rows, u32 channels) {
+    if (batches && blockIdx.x + blockIdx.y + threadIdx.x + threadIdx.y == 0) ++*batches;
     const u32 channel = blockIdx.x * NORM_CHANNELS + threadIdx.x, first = (gridDim.y - 1 - blockIdx.y) * NORM_BLOCK;
     const u32 last = least(first + NORM_BLOCK, rows);
     if (channel >= channels) return;

@@ -146,7 +146,8 @@ def test_phase_sums_are_the_sums_of_phases(dtype: torch.dtype, size: int) -> Non
             variance=moved[1] if v else None, weight=moved[2] if weights else None,
         ).cpu()  # fmt: skip
         angle = float((w[-1] * z.abs().max()).clamp(min=1))
-        bound = 5000 * angle * 4 * torch.finfo(dtype).eps  # the angle itself is rounded a few times
+        hardware = 2**-21 if dtype == torch.float32 else 0.0  # by which its sines and cosines err, in units of 1
+        bound = 5000 * (angle * 4 * torch.finfo(dtype).eps + 3 * hardware)  # the angle itself is rounded a few times; a phase is of three
         assert float((torch.complex(sums[..., 0], sums[..., 1]) - terms.sum(-1).T).abs().max()) < bound
         if v or weights:
             assert float((sums[..., 2] - terms.abs().square().sum(-1).T).abs().max()) < bound

@@ -241,19 +241,35 @@ def test_fast_prices_on_a_gpu_are_those_of_the_cpu(on_host: torch.device) -> Non
         assert model._on(on_host) is twin
 
 
-@pytest.mark.parametrize("scaled", [True, False])
-def test_the_norm_layer_takes_its_kernels_where_they_are(scaled: bool, on_host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("scaled", "momentum"), [(True, 0.1), (False, None)])
+def test_the_norm_layer_takes_its_kernels_where_they_are(
+    scaled: bool, momentum: float | None, on_host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Value, gradient, running statistics and second derivatives are those of the layer without them."""
     z = torch.randn(40, 3, dtype=torch.complex128, generator=torch.Generator().manual_seed(1)).requires_grad_()
     found = []
     for fused_too in (False, True):
         monkeypatch.setattr(norm, "_has_kernel", lambda z, answer=fused_too: answer)
-        layer = norm.CovarianceBatchNorm(3, affine=scaled, dtype=torch.complex128)
+        layer = norm.CovarianceBatchNorm(3, affine=scaled, momentum=momentum, dtype=torch.complex128)
+        layer(2 * z - 1)
         y = layer(z)
         (first,) = torch.autograd.grad((y.abs() ** 4).sum(), z, create_graph=True)
         (second,) = torch.autograd.grad((first.real**2).sum(), z)
         found.append((y, first, second, *layer.buffers()))
     torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-9)
+
+
+def test_a_channel_that_is_not_finite_keeps_its_running_statistics(on_host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(norm, "_has_kernel", lambda z: True)
+    z = torch.randn(40, 3, dtype=torch.complex64, generator=torch.Generator().manual_seed(1))
+    z[3, 0], z[5, 1] = complex("nan"), complex("inf")
+    layer = norm.CovarianceBatchNorm(3)
+    kept = [layer.running_mean.clone(), layer.running_covariance.clone()]
+    layer(z)
+    for before, after in zip(kept, (layer.running_mean, layer.running_covariance), strict=True):
+        assert torch.equal(before[:2], after[:2])
+        assert not torch.equal(before[2], after[2])
+    assert int(layer.num_batches_tracked) == 1
 
 
 def test_training_goes_on_where_a_step_cannot_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,8 +204,8 @@ class CovarianceBatchNorm(_BatchNorm):
             return _mapped(z, self.running_mean, matrix, self.bias)
         compiling = torch.compiler.is_compiling()
         if not compiling and _has_kernel(z):
-            fused: Tensor = _Fused.apply(z, self.weight, self.bias, self.eps, self._running())
-            return fused
+            fused: Callable[..., Tensor] = _Fused.apply
+            return fused(z, self.weight, self.bias, self.eps, self._running())
         whiten: Callable[..., tuple[Tensor, Tensor, Tensor]] = _whiten if compiling else _Whiten.apply
         y, mean, covariance = whiten(z, self.weight, self.bias, self.eps)
         n = z.numel() // self.features
@@ -213,10 +213,10 @@ class CovarianceBatchNorm(_BatchNorm):
         return y
 
     def _running(self) -> cuda.Running | None:
-        """Return the running statistics for a kernel to move, this batch counted."""
+        """Return the running statistics for a kernel to move."""
         if not self.training or self.running_mean is None or self.running_covariance is None or self.num_batches_tracked is None:
             return None
-        return cuda.Running(self.running_mean, self.running_covariance, self.num_batches_tracked.add_(1), self.momentum)
+        return cuda.Running(self.running_mean, self.running_covariance, self.num_batches_tracked, self.momentum)
 
 
 def _layout(z: Tensor) -> tuple[list[int], tuple[int, ...]]:
@@ -362,10 +362,10 @@ class _Fused(torch.autograd.Function):
 
 def _differentiated(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Return the gradients of z, weight and bias through ``_whiten``, with a graph of their own where a second derivative is wanted."""
-    again, inputs = torch.is_grad_enabled(), ctx.saved_tensors[:3]
-    given = [tensor for tensor, wanted in zip(inputs, ctx.needs_input_grad, strict=False) if wanted]
+    again, (z, weight, bias, *_) = torch.is_grad_enabled(), ctx.saved_tensors
+    given = [tensor for tensor, wanted in zip((z, weight, bias), ctx.needs_input_grad, strict=False) if wanted]
     with torch.enable_grad():
-        y = _whiten(*inputs, ctx.eps)[0]
+        y = _whiten(z, weight, bias, ctx.eps)[0]
     found = iter(torch.autograd.grad(y, given, grad, create_graph=again))
     return tuple(next(found) if wanted else None for wanted in ctx.needs_input_grad[:3])
 

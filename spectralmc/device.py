@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import locale
 import os
 import platform
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -33,7 +35,7 @@ class Check:
 
 
 def choose(device: str = "auto") -> torch.device:
-    """Return the torch device to compute on: "auto" is the GPU if a usable one is there and the CPU otherwise.
+    """Return the torch device to compute on: "auto" is the GPU if a usable one is there, and CuPy, and the CPU otherwise.
 
     Raises: ``ValueError`` for a name other than auto, cpu, cuda, cuda:0, …, or for a GPU this machine cannot use.
 
@@ -41,12 +43,14 @@ def choose(device: str = "auto") -> torch.device:
     device(type='cpu')
     """
     if device == "auto":
-        return torch.device("cuda" if cuda_usable() else "cpu")
+        return torch.device("cuda" if cuda_usable() and _has_cupy() else "cpu")
     if not re.fullmatch("cpu|cuda(:[0-9]+)?", str(device)):
         raise ValueError(f"device must be auto, cpu, cuda or cuda:<number>; got {str(device)!r}")
     chosen = torch.device(device)
     if chosen.type == "cuda" and not cuda_usable():
         raise ValueError(f"device must be usable here; got {str(device)!r}: {_why_no_cuda()}, use 'auto' or 'cpu'")
+    if chosen.type == "cuda" and not _has_cupy():
+        raise ValueError(f"device {str(device)!r} needs CuPy, which is not installed: install the extra cuda11 or cuda13, or use 'cpu'")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device must be below cuda:{torch.cuda.device_count()}, the GPUs here; got {str(device)!r}")
     return chosen
@@ -76,6 +80,26 @@ def complex_of(dtype: torch.dtype) -> torch.dtype:
 def cuda_usable() -> bool:
     """Say whether torch sees a GPU that its compiled code covers."""
     return torch.cuda.is_available() and covers(architectures(), torch.cuda.get_device_capability())
+
+
+def _has_cupy() -> bool:
+    return importlib.util.find_spec("cupy") is not None
+
+
+Found = TypeVar("Found")
+
+
+def in_halves(work: Callable[[range], Found], join: Callable[[Found, Found], Found], items: range) -> Found:
+    """Return ``work(items)``, or of its halves where the GPU has not the memory for the whole, joined; that is said once."""
+    try:
+        return work(items)
+    except torch.cuda.OutOfMemoryError:
+        if len(items) == 1:
+            raise
+    torch.cuda.empty_cache()
+    warnings.warn("out of GPU memory: less is computed at once", RuntimeWarning, stacklevel=2)  # one text, one place: said once
+    half = len(items) // 2
+    return join(in_halves(work, join, items[:half]), in_halves(work, join, items[half:]))
 
 
 def architectures() -> list[str]:
@@ -223,6 +247,23 @@ def _kernel() -> tuple[bool | None, str]:
     return float((x * x).sum().cpu()) == 332833500.0, "a sum of squares on the GPU"
 
 
+class _Stream:
+    """A stream by its address, in the form that CUDA's Python libraries exchange (``__cuda_stream__``)."""
+
+    def __init__(self, address: int) -> None:
+        self.address = address
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.address
+
+
+def cupy_stream(address: int) -> Any:
+    """Return torch's stream at this address as one of CuPy, on the current device."""
+    cupy: Any = importlib.import_module("cupy")
+    made = getattr(cupy.cuda.Stream, "from_external", None)  # CuPy 13 knows an older form alone
+    return cupy.cuda.ExternalStream(address) if made is None else made(_Stream(address))
+
+
 def _cupy() -> tuple[bool | None, str]:
     try:
         cupy: Any = importlib.import_module("cupy")
@@ -230,11 +271,15 @@ def _cupy() -> tuple[bool | None, str]:
         return None, "not installed"
     if not torch.cuda.is_available():
         return None, f"{cupy.__version__}; no GPU that torch can use"
-    tensor = torch.arange(4, dtype=torch.float64, device="cuda")
-    array = cupy.from_dlpack(tensor)
-    back = torch.utils.dlpack.from_dlpack(array)
-    same = array.data.ptr == tensor.data_ptr() == back.data_ptr()
-    return same, f"{cupy.__version__}, DLPack round trip {'without' if same else 'with'} a copy"
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream), cupy_stream(stream.cuda_stream):
+        tensor = torch.arange(4, dtype=torch.float64, device="cuda")
+        array = cupy.from_dlpack(tensor)
+        array += 1
+        back = torch.utils.dlpack.from_dlpack(array)
+        same = array.data.ptr == tensor.data_ptr() == back.data_ptr() == cupy.from_dlpack(back).data.ptr
+        right = back.tolist() == [1.0, 2.0, 3.0, 4.0]
+    return same and right, f"{cupy.__version__}, DLPack both ways on a stream of its own {'without' if same else 'with'} a copy"
 
 
 _PROBES: tuple[tuple[str, Probe, str], ...] = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -19,29 +20,38 @@ class GraphedSteps:
         self.at = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.labels = torch.cuda.Stream(self.device)
         self.waiting: tuple[int, tuple[Tensor, Tensor]] | None = None
-        self._capture(trainer)
-
-    def _capture(self, trainer: Any) -> None:
+        self.trainer = trainer
+        self.graph: Any = None
         kept = {name: tensor.clone() for name, tensor in trainer.optimizer.state()}
+        try:
+            self._capture()
+        except RuntimeError as error:
+            self.graph = None
+            warnings.warn(f"the training step runs without a CUDA graph, which is slower: {error}", RuntimeWarning, stacklevel=2)
+        with torch.no_grad():
+            for name, tensor in trainer.optimizer.state():
+                tensor.copy_(kept[name])
+
+    def _capture(self) -> None:
         side = torch.cuda.Stream(self.device)
         side.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(side):  # libraries make their workspaces before the capture
             for _ in range(3):
-                self._step(trainer)
+                self._step()
         torch.cuda.current_stream(self.device).wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, stream=side):  # the stream on which autograd has seen the weights
-            self._step(trainer)
-        with torch.no_grad():
-            for name, tensor in trainer.optimizer.state():
-                tensor.copy_(kept[name])
-            self.at.zero_()
+        with torch.cuda.graph(self.graph, stream=side):
+            self._step()
 
-    def _step(self, trainer: Any) -> None:
+    def _step(self) -> None:
+        trainer = self.trainer
         index = self.at % len(self.rows)
         rows = self.rows.index_select(0, index)[0]
-        loss = loss_of(trainer.network(trainer.ring.inputs[rows]), trainer.ring.labels[rows])
-        gradients = torch.autograd.grad(loss, list(trainer.optimizer.weights.values()))
+        # leaves of this step alone: autograd ties a leaf to the stream that first used it, which a capture may not touch
+        leaves = {name: weight.detach().requires_grad_() for name, weight in trainer.optimizer.weights.items()}
+        values = torch.func.functional_call(trainer.network, leaves, (trainer.ring.inputs[rows],))
+        loss = loss_of(values, trainer.ring.labels[rows])
+        gradients = torch.autograd.grad(loss, list(leaves.values()))
         trainer.optimizer.move(gradients, self.rates.index_select(0, index)[0])
         self.losses.index_copy_(0, index, loss.detach()[None])
         self.at.add_(1)
@@ -53,7 +63,7 @@ class GraphedSteps:
         self.rates[:number].copy_(rates.to(self.device, non_blocking=True))
         self.at.zero_()
         for _ in range(number):
-            self.graph.replay()
+            self._step() if self.graph is None else self.graph.replay()
         return self.losses[:number]
 
     def prefetch(self, trainer: Any, block: int) -> None:

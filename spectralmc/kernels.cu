@@ -31,6 +31,8 @@ __device__ __forceinline__ double normal_cdf(double x) { return 0.5 * erfc(-0.70
 __device__ __forceinline__ void turn(float t, float *c, float *s) { t -= rintf(t); __sincosf(6.2831853f * t, s, c); }
 __device__ __forceinline__ void turn(double t, double *c, double *s) { sincospi(2 * t, s, c); }
 
+template <class T> struct alignas(2 * sizeof(T)) Complex { T re, im; };  // read and written as one word
+
 // ---- draws -------------------------------------------------------------------------------------------------------------------------
 
 struct Words { u32 a, b, c, d; };
@@ -122,26 +124,32 @@ template <class T> struct Merton {
 // Heston, quadratic-exponential with the first two moments of (X, v') exact: processes/heston.py.
 template <class T> struct Heston {
     enum { SIZE = 15, NOISE = 1 };
-    T c[14], v;  // a + bv of E v', ½ Var v', E∫v, ½ Cov(∫v, v'), Var ∫v; then ρ/ξ, ρκ/ξ − ½, 1 − ρ², (ρκ/ξ − ½)²
+    // given: a + bv of E v', ½ Var v', E∫v, ½ Cov(∫v, v'), Var ∫v; then ρ/ξ, ρκ/ξ − ½, 1 − ρ², (ρκ/ξ − ½)².  Kept: of the fifth and with
+    // the third, a + bv of the part of the variance of X that v' leaves
+    T c[14], v, left0, left1;
     __device__ __forceinline__ explicit Heston(const T *constants) : v(constants[14]) {
 #pragma unroll
         for (int i = 0; i < 14; ++i) c[i] = constants[i];
+        left0 = c[12] * c[4] + c[13] * c[8], left1 = c[12] * c[5] + c[13] * c[9];
     }
     __device__ __forceinline__ void increment(const T *z, T *mean, T *variance, T *diffusion) {
         const T m = c[0] + c[1] * v, half_variance = c[2] + c[3] * v, expected = c[4] + c[5] * v, half_covariance = c[6] + c[7] * v;
-        const T over = quotient(T(1), half_variance), h = m * m * over, slope = half_covariance * over;  // h = 2/ψ
-        T moved;  // v' − m
-        if (h >= T(4.0 / 3)) {  // ψ ≤ 1.5: quadratic
-            const T q = least(h, T(1e18)), r = q - 1, square = root(q * r) + r;
-            moved = quotient(m, square + 1) * (z[0] * (z[0] + 2 * root(square)) - 1);
+        const T square = m * m;
+        T moved, over;  // v' − m, 1/half_variance
+        if (square >= T(4.0 / 3) * half_variance) {  // ψ ≤ 1.5: quadratic, v' = (√r + √a z)² with r = √(m² − s²/2) and a = m − r
+            const T r = root(square - half_variance), sum = m + r, both = quotient(T(1), half_variance * sum);
+            const T a = half_variance * half_variance * both;  // without the loss of a difference
+            over = sum * both;
+            moved = z[0] * (a * z[0] + 2 * root(a * r)) - a;
         } else {
-            const T w = quotient(h, h / 2 + 1);
+            over = quotient(T(1), half_variance);
+            const T h = square * over, w = quotient(h, h / 2 + 1);  // h = 2/ψ
             moved = m * (quotient(most(logarithm(quotient(w, normal_cdf(-z[0]))), T(0)), w) - 1);
         }
-        const T explained = slope * moved, integral = expected + explained, rest = c[8] + c[9] * v - 2 * slope * half_covariance;
+        const T slope = half_covariance * over, explained = slope * moved;
+        *diffusion = expected + explained;
         *mean = c[10] * moved - expected / 2 + c[11] * explained;
-        *variance = c[12] * integral + c[13] * rest;
-        *diffusion = integral;
+        *variance = left0 + left1 * v + c[12] * explained - 2 * c[13] * (slope * half_covariance);
         v = most(m + moved, T(0));
     }
     __device__ __forceinline__ T deviation(T variance) const { return root(variance); }
@@ -338,18 +346,91 @@ __global__ void words(u32 *out, Run run, u32 block) {
 
 // ---- the empirical characteristic function -----------------------------------------------------------------------------------------
 
-// Sums of weight · e^{iw_k x − w_k² v/2} over blocks of consecutive paths, w_k = kw₁, k = 1…K, for outcomes x = scale·(given − location)
-// with conditional variances v and weights, each (sets, paths) or null.  out is (sets, blocks, K, 3): real and imaginary part of the sum,
-// and the sum of squared moduli where a path is more than a phase.  A thread turns from one of RUN frequencies to the next.
+// Sums over blocks of consecutive paths for frequencies w_k = kw₁, k = 1…K, and outcomes x = scale·(given − location), each (sets, paths);
+// out is (sets, parts, K, blocks).  A thread takes RUN neighbouring frequencies and every `lanes`-th path of a block.
 enum { SPECTRUM_PATHS = 1024, SPECTRUM_TILE = 256, SPECTRUM_RUN = 16, SPECTRUM_THREADS = 256 };
 
-template <class T, bool PLAIN>
-__global__ void spectrum(const T *x, const T *variance, const T *weight, const T *location, const T *scale, T *out, u32 paths, u32 size, T turns) {
-    const int RUN = PLAIN ? SPECTRUM_RUN : SPECTRUM_RUN / 2;  // as many as registers allow
-    __shared__ T angle[SPECTRUM_TILE], cosine[SPECTRUM_TILE], sine[SPECTRUM_TILE], spread[SPECTRUM_TILE], share[SPECTRUM_TILE];
-    __shared__ T sums[SPECTRUM_THREADS * SPECTRUM_RUN];
+// Lanes in fixed order: sums[i][thread] of the threads whose frequencies hold k, i of RUN.
+template <class T, int RUN>
+__device__ __forceinline__ void add_lanes(T (*sums)[SPECTRUM_THREADS + 1], u32 lanes, u32 groups, u32 size, u32 blocks, T *out) {
+    __syncthreads();
+    for (u32 k = threadIdx.x; k < size; k += blockDim.x) {
+        T total = 0;
+        const T *at = &sums[k % RUN][k / RUN];
+        for (u32 l = 0; l < lanes; ++l, at += groups) total += *at;
+        out[(u64)k * blocks] = total;
+    }
+}
+
+// Σ e^{iw_k x}: real and imaginary part.  About a middle c of frequencies e^{i(c ± d)x} = e^{icx} e^{±idx}, whose four real products do for
+// both signs; the e^{idx}, d = ½, 1½ …, are the same for all middles.  A thread has two, so that what it reads serves eight products.
+template <class T>
+__global__ void phases(const T *x, const T *location, const T *scale, T *out, u32 paths, u32 blocks, u32 size, T turns) {
+    const int RUN = SPECTRUM_RUN, HALF = RUN / 2, BESIDE = RUN / 4;
+    __shared__ T angle[SPECTRUM_TILE];
+    __shared__ Complex<T> across[SPECTRUM_TILE];  // from one middle to the next
+    alignas(16) __shared__ T sums[RUN][SPECTRUM_THREADS + 1];  // the odd length keeps both ways to walk it off the same memory bank
+    Complex<T>(*beside)[BESIDE] = (Complex<T>(*)[BESIDE])sums;   // in the same place, which is free until the end
     const u32 groups = (size + RUN - 1) / RUN, lanes = blockDim.x / groups, group = threadIdx.x % groups, lane = threadIdx.x / groups;
-    const u32 set = blockIdx.y, first = blockIdx.x * SPECTRUM_PATHS, last = least(first + SPECTRUM_PATHS, paths);
+    const u32 set = blockIdx.x / blocks, block = blockIdx.x % blocks, first = block * SPECTRUM_PATHS, last = least(first + SPECTRUM_PATHS, paths);
+    const T middle = group * RUN + T(0.5) * (HALF + 1), centre = location[set], unit = scale[set];
+    T cc[HALF], ss[HALF], sc[HALF], cs[HALF];
+#pragma unroll
+    for (int i = 0; i < HALF; ++i) cc[i] = ss[i] = sc[i] = cs[i] = 0;
+    for (u32 from = first; from < last; from += SPECTRUM_TILE) {
+        const u32 count = least((u32)SPECTRUM_TILE, last - from);
+        __syncthreads();
+        for (u32 j = threadIdx.x; j < count; j += blockDim.x) {
+            Complex<T> d, step;
+            angle[j] = turns * unit * (x[(u64)set * paths + from + j] - centre);
+            turn(HALF * angle[j], &across[j].re, &across[j].im);
+            turn(T(0.5) * angle[j], &d.re, &d.im);
+            turn(angle[j], &step.re, &step.im);
+#pragma unroll
+            for (int i = 0; i < BESIDE; ++i) {
+                beside[j][i] = d;
+                d = {d.re * step.re - d.im * step.im, d.im * step.re + d.re * step.im};
+            }
+        }
+        __syncthreads();
+        if (lane < lanes) {
+            for (u32 j = lane; j < count; j += lanes) {
+                const Complex<T> next = across[j];
+                T c, s;
+                turn(middle * angle[j], &c, &s);
+                const T c1 = c * next.re - s * next.im, s1 = s * next.re + c * next.im;
+#pragma unroll
+                for (int i = 0; i < BESIDE; ++i) {
+                    const Complex<T> d = beside[j][i];
+                    cc[i] += c * d.re, ss[i] += s * d.im, sc[i] += s * d.re, cs[i] += c * d.im;
+                    cc[BESIDE + i] += c1 * d.re, ss[BESIDE + i] += s1 * d.im, sc[BESIDE + i] += s1 * d.re, cs[BESIDE + i] += c1 * d.im;
+                }
+            }
+        }
+    }
+    T *own = out + (u64)set * 2 * size * blocks + block;
+#pragma unroll
+    for (int part = 0; part < 2; ++part) {
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < HALF; ++i) {
+            const int above = i < BESIDE ? BESIDE + i : HALF + i, below = i < BESIDE ? BESIDE - 1 - i : 2 * HALF - 1 - i;
+            sums[above][threadIdx.x] = part == 0 ? cc[i] - ss[i] : sc[i] + cs[i];
+            sums[below][threadIdx.x] = part == 0 ? cc[i] + ss[i] : sc[i] - cs[i];
+        }
+        add_lanes<T, RUN>(sums, lanes, groups, size, blocks, own + (u64)part * size * blocks);
+    }
+}
+
+// Σ weight · e^{iw_k x − w_k² v/2}, with conditional variances v and weights or null: real and imaginary part, and squared moduli.  A thread
+// turns from one of its frequencies to the next.
+template <class T>
+__global__ void spectrum(const T *x, const T *variance, const T *weight, const T *location, const T *scale, T *out, u32 paths, u32 blocks, u32 size, T turns) {
+    const int RUN = SPECTRUM_RUN / 2;  // as many as registers allow
+    __shared__ T angle[SPECTRUM_TILE], cosine[SPECTRUM_TILE], sine[SPECTRUM_TILE], spread[SPECTRUM_TILE], share[SPECTRUM_TILE];
+    __shared__ T sums[RUN][SPECTRUM_THREADS + 1];
+    const u32 groups = (size + RUN - 1) / RUN, lanes = blockDim.x / groups, group = threadIdx.x % groups, lane = threadIdx.x / groups;
+    const u32 set = blockIdx.x / blocks, block = blockIdx.x % blocks, first = block * SPECTRUM_PATHS, last = least(first + SPECTRUM_PATHS, paths);
     const T k0 = group * RUN + 1, centre = location[set], unit = scale[set];
     T re[RUN], im[RUN], square[RUN];
 #pragma unroll
@@ -361,11 +442,9 @@ __global__ void spectrum(const T *x, const T *variance, const T *weight, const T
             const u64 at = (u64)set * paths + from + j;
             angle[j] = turns * unit * (x[at] - centre);
             turn(angle[j], &cosine[j], &sine[j]);
-            if (!PLAIN) {
-                // w₁²v/2 in units of log₂e would be cheaper still; natural units keep one formula for both precisions
-                spread[j] = variance ? T(2 * M_PI * M_PI) * turns * turns * unit * unit * variance[at] : T(0);
-                share[j] = weight ? weight[at] : T(1);
-            }
+            // w₁²v/2 in units of log₂e would be cheaper still; natural units keep one formula for both precisions
+            spread[j] = variance ? T(2 * M_PI * M_PI) * turns * turns * unit * unit * variance[at] : T(0);
+            share[j] = weight ? weight[at] : T(1);
         }
         __syncthreads();
         if (lane < lanes) {
@@ -373,48 +452,72 @@ __global__ void spectrum(const T *x, const T *variance, const T *weight, const T
                 T c, s;
                 turn(k0 * angle[j], &c, &s);
                 const T dc = cosine[j], ds = sine[j];
-                T modulus = 1, ratio = 1, step = 1;
-                if (!PLAIN) {  // e^{−k²a} from k to k + 1: times e^{−(2k+1)a}, which itself shrinks by e^{−2a}
-                    modulus = share[j] * exponential(-k0 * k0 * spread[j]);
-                    ratio = exponential(-(2 * k0 + 1) * spread[j]), step = exponential(-2 * spread[j]);
-                }
+                // e^{−k²a} from k to k + 1: times e^{−(2k+1)a}, which itself shrinks by e^{−2a}
+                T modulus = share[j] * exponential(-k0 * k0 * spread[j]), ratio = exponential(-(2 * k0 + 1) * spread[j]);
+                const T step = exponential(-2 * spread[j]);
 #pragma unroll
                 for (int i = 0; i < RUN; ++i) {
-                    if (PLAIN) {
-                        re[i] += c, im[i] += s;
-                    } else {
-                        re[i] += modulus * c, im[i] += modulus * s, square[i] += modulus * modulus;
-                        modulus *= ratio, ratio *= step;
-                    }
+                    re[i] += modulus * c, im[i] += modulus * s, square[i] += modulus * modulus;
+                    modulus *= ratio, ratio *= step;
                     const T next = c * dc - s * ds;
                     s = s * dc + c * ds, c = next;
                 }
             }
         }
     }
+    T *own = out + (u64)set * 3 * size * blocks + block;
 #pragma unroll
-    for (int part = 0; part < 3; ++part) {  // lanes in fixed order
+    for (int part = 0; part < 3; ++part) {
         __syncthreads();
-        if (lane < lanes) {
 #pragma unroll
-            for (int i = 0; i < RUN; ++i) sums[(lane * groups + group) * RUN + i] = part == 0 ? re[i] : part == 1 ? im[i] : square[i];
-        }
-        __syncthreads();
-        for (u32 k = threadIdx.x; k < size; k += blockDim.x) {
-            T total = 0;
-            for (u32 l = 0; l < lanes; ++l) total += sums[l * groups * RUN + k];
-            out[(((u64)set * gridDim.x + blockIdx.x) * size + k) * 3 + part] = total;
-        }
+        for (int i = 0; i < RUN; ++i) sums[i][threadIdx.x] = part == 0 ? re[i] : part == 1 ? im[i] : square[i];
+        add_lanes<T, RUN>(sums, lanes, groups, size, blocks, own + (u64)part * size * blocks);
     }
+}
+
+// ---- prices ----------------------------------------------------------------------------------------------------------------------------
+
+__device__ __forceinline__ void half_turn(float t, float *c, float *s) { sincospif(t, s, c); }
+__device__ __forceinline__ void half_turn(double t, double *c, double *s) { sincospi(t, s, c); }
+
+// A put a thread, (sets, strikes), on the continuous part: the series of pricing.py from ψ (sets, K, 2) with mass, location and scale (sets)
+// at k (sets, strikes).  Sums are in T, the rest in double precision; angles are exact at every PUTS_RUN-th frequency and turn in between.
+enum { PUTS_RUN = 16 };
+
+template <class T>
+__global__ void puts(const T *values, const double *mass, const double *location, const double *scale, const double *strikes, double *out,
+                     u32 sets, u32 each, u32 size, double half) {
+    const u64 at = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= (u64)sets * each) return;
+    const u32 set = at / each;
+    const T *psi = values + 2 * (u64)set * size;
+    const double m = location[set], s = scale[set], k = strikes[at], z = most(least((k - m) / s, half), -half), turns = z / half;
+    const T w1 = M_PI / half, sigma = s, square = sigma * sigma;
+    T here = 0, start = 0, tail = 0, dc, ds, c = 0, d = 0;
+    half_turn((T)turns, &dc, &ds);
+    for (u32 j = 0; j < size; ++j) {
+        if (j % PUTS_RUN == 0) {
+            const double turn = turns * (j + 1);
+            half_turn((T)(turn - 2 * rint(turn / 2)), &c, &d);
+        }
+        const T w = w1 * (j + 1), inverse = quotient(T(1), w), unit = quotient(sigma, square + w * w), ratio = sigma * inverse;
+        const T re = psi[2 * j], im = psi[2 * j + 1], a = -unit * (re + ratio * im), b = unit * (ratio * re - im);
+        here += a * c + b * d;  // of (a + ib) e^{−iθ} the real part
+        start += j % 2 ? a : -a, tail += j % 2 ? im * inverse : -im * inverse;
+        const T next = c * dc - d * ds;
+        d = d * dc + c * ds, c = next;
+    }
+    const double up = exp(s * z), down = exp(-s * half), series = up * here - down * start + tail * (up - down);
+    const double smooth = mass[set] / 2 * (up * (z + half) - (up - down) / s), beyond = most(exp(k) - exp(m + s * half), 0.0);
+    out[at] = exp(m) / half * (series + smooth) + mass[set] * beyond;
 }
 
 // ---- covariance batch norm of complex (rows, channels), row by row in memory -----------------------------------------------------------
 
 // As nn/norm.py: x ↦ p x + q x̄ with p, q of Γ V^{-1/2}.  Sums are in double precision about the first row, so neither a large mean nor a
 // large or small scale is lost; blocks of rows are summed in fixed order.
-enum { NORM_CHANNELS = 32, NORM_ROWS = 8, NORM_BLOCK = 512 };  // a block of threads takes NORM_BLOCK rows of NORM_CHANNELS channels
-
-template <class T> struct Complex { T re, im; };
+// A block of threads takes NORM_BLOCK rows of NORM_CHANNELS channels; of their sums one takes NORM_LANES by NORM_TILE channels.
+enum { NORM_CHANNELS = 32, NORM_ROWS = 8, NORM_BLOCK = 128, NORM_TILE = 2, NORM_LANES = 128 };
 
 template <int COUNT> __device__ __forceinline__ void store_sums(const double *sums, double *out, u32 channel, u32 channels) {
     __shared__ double shared[NORM_ROWS][NORM_CHANNELS][COUNT];
@@ -450,21 +553,41 @@ template <class T> __global__ void norm_moments(const Complex<T> *z, double *out
 struct NormState { double mean[2], p0, q0[2], trace, kappa[2], delta, t, free, p[2], q[2]; };
 enum { NORM_STATE = 15 };
 
-template <class T> __device__ __forceinline__ double total_of(const double *partial, u32 blocks, u32 channels, u32 channel, int which, int count) {
-    double total = 0;
-    for (u32 block = 0; block < blocks; ++block) total += partial[((u64)block * channels + channel) * count + which];
-    return total;
+// Sums over the blocks of rows in fixed order; of the threads of a channel the first gets them.
+template <int COUNT> __device__ __forceinline__ void gather_sums(const double *partial, u32 blocks, u32 channel, u32 channels, double *sums) {
+    __shared__ double shared[NORM_LANES][NORM_TILE][COUNT];
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) sums[i] = 0;
+    if (channel < channels) {
+#pragma unroll 2
+        for (u32 block = threadIdx.y; block < blocks; block += NORM_LANES) {
+#pragma unroll
+            for (int i = 0; i < COUNT; ++i) sums[i] += partial[((u64)block * channels + channel) * COUNT + i];
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) shared[threadIdx.y][threadIdx.x][i] = sums[i];
+    __syncthreads();
+    if (threadIdx.y > 0) return;
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) {
+        sums[i] = 0;
+        for (int lane = 0; lane < NORM_LANES; ++lane) sums[i] += shared[lane][threadIdx.x][i];
+    }
 }
 
-// One thread a channel: mean, covariance, V^{-1/2} and Γ V^{-1/2}; statistics (channels, 5), state (channels, NORM_STATE), and the map
-// (channels, 8) of the forward pass: mean, the 2 × 2 matrix row by row, β.  `rounding` is that of the data, which bounds det V.
+// For each channel: mean, covariance, V^{-1/2} and Γ V^{-1/2}; statistics (channels, 5), state (channels, NORM_STATE), and the map
+// (channels, 8) of the forward pass: mean, the 2 × 2 matrix row by row, β.  `rounding` is that of the data, which bounds det V.  Running
+// mean (channels, 2) and covariance (channels, 3), or null, move by `momentum`; where that is negative, by one over the batches so far.
 template <class T>
 __global__ void norm_forward(const Complex<T> *z, const double *partial, const T *weight, const T *bias, T *statistics, double *state, T *map,
-                             u32 rows, u32 channels, u32 blocks, double eps, double rounding) {
-    const u32 channel = blockIdx.x * blockDim.x + threadIdx.x;
-    if (channel >= channels) return;
+                             T *running_mean, T *running_covariance, const long long *batches, u32 rows, u32 channels, u32 blocks, double eps,
+                             double rounding, double momentum) {
+    const u32 channel = blockIdx.x * NORM_TILE + threadIdx.x;
     double moments[5];
-    for (int i = 0; i < 5; ++i) moments[i] = total_of<T>(partial, blocks, channels, channel, i, 5) / rows;
+    gather_sums<5>(partial, blocks, channel, channels, moments);
+    if (threadIdx.y > 0 || channel >= channels) return;
+    for (int i = 0; i < 5; ++i) moments[i] /= rows;
     const double mx = moments[0], my = moments[1];
     const double vrr = moments[2] - mx * mx, vii = moments[3] - my * my, vri = moments[4] - mx * my;
     NormState &s = ((NormState *)state)[channel];
@@ -492,15 +615,25 @@ __global__ void norm_forward(const Complex<T> *z, const double *partial, const T
     m[2] = s.p[0] + s.q[0], m[3] = s.q[1] - s.p[1], m[4] = s.p[1] + s.q[1], m[5] = s.p[0] - s.q[0];
     m[6] = bias ? bias[2 * channel] : T(0), m[7] = bias ? bias[2 * channel + 1] : T(0);
     statistic[0] = s.mean[0], statistic[1] = s.mean[1], statistic[2] = vrr, statistic[3] = vii, statistic[4] = vri;
+    const double largest = sizeof(T) == 4 ? 3.4e38 : 1.7e308;
+    if (running_mean && vrr + vii <= largest) {  // false where it is not a number, as it is where the mean is not finite
+        const double share = momentum < 0 ? 1.0 / (*batches + 1) : momentum, unbiased = rows / (rows - 1.0), spread[3] = {vrr, vii, vri};
+        for (int i = 0; i < 2; ++i) running_mean[2 * channel + i] += share * (s.mean[i] - running_mean[2 * channel + i]);
+        for (int i = 0; i < 3; ++i) running_covariance[3 * channel + i] += share * (unbiased * spread[i] - running_covariance[3 * channel + i]);
+    }
 }
 
-template <class T> __global__ void norm_apply(const Complex<T> *z, const T *map, Complex<T> *y, u32 rows, u32 channels) {
-    const u32 channel = blockIdx.x * NORM_CHANNELS + threadIdx.x, last = least((blockIdx.y + 1) * (u32)NORM_BLOCK, rows);
+// What passes over the data a second time begins with its last rows, which are still in the cache.  `batches`, or null, counts this one.
+template <class T>
+__global__ void norm_apply(const Complex<T> *z, const T *map, Complex<T> *y, long long *batches, u32 rows, u32 channels) {
+    if (batches && blockIdx.x + blockIdx.y + threadIdx.x + threadIdx.y == 0) ++*batches;
+    const u32 channel = blockIdx.x * NORM_CHANNELS + threadIdx.x, first = (gridDim.y - 1 - blockIdx.y) * NORM_BLOCK;
+    const u32 last = least(first + NORM_BLOCK, rows);
     if (channel >= channels) return;
     T m[8];
     for (int i = 0; i < 8; ++i) m[i] = map[8 * (u64)channel + i];
 #pragma unroll 4
-    for (u32 row = blockIdx.y * NORM_BLOCK + threadIdx.y; row < last; row += NORM_ROWS) {
+    for (u32 row = first + threadIdx.y; row < last; row += NORM_ROWS) {
         const u64 at = (u64)row * channels + channel;
         const Complex<T> value = z[at];
         const T x = value.re - m[0], v = value.im - m[1];
@@ -527,15 +660,15 @@ __global__ void norm_gradient_sums(const Complex<T> *z, const Complex<T> *gradie
     store_sums<6>(sums, out, channel, channels);
 }
 
-// One thread a channel: gradients of weight (channels, 3) and bias (channels, 2), each null where not wanted, and the map (channels, 11) of
+// For each channel: gradients of weight (channels, 3) and bias (channels, 2), each null where not wanted, and the map (channels, 11) of
 // the gradient of z: mean, the transposed matrix, the symmetric one on the centred input, the shift.  Formulas: nn/norm.py.
 template <class T>
 __global__ void norm_backward(const double *partial, const double *state, const T *weight, T *weight_gradient, T *bias_gradient, T *map, u32 rows,
                               u32 channels, u32 blocks) {
-    const u32 channel = blockIdx.x * blockDim.x + threadIdx.x;
-    if (channel >= channels) return;
+    const u32 channel = blockIdx.x * NORM_TILE + threadIdx.x;
     double sums[6];
-    for (int i = 0; i < 6; ++i) sums[i] = total_of<T>(partial, blocks, channels, channel, i, 6);
+    gather_sums<6>(partial, blocks, channel, channels, sums);
+    if (threadIdx.y > 0 || channel >= channels) return;
     const double *total = sums, *gp = sums + 2, *gq = sums + 4;
     const NormState &s = ((const NormState *)state)[channel];
     double scale = 1, skew[2] = {0, 0};
@@ -566,12 +699,13 @@ __global__ void norm_backward(const double *partial, const double *state, const 
 
 template <class T>
 __global__ void norm_gradient(const Complex<T> *z, const Complex<T> *gradient, const T *map, Complex<T> *out, u32 rows, u32 channels) {
-    const u32 channel = blockIdx.x * NORM_CHANNELS + threadIdx.x, last = least((blockIdx.y + 1) * (u32)NORM_BLOCK, rows);
+    const u32 channel = blockIdx.x * NORM_CHANNELS + threadIdx.x, first = (gridDim.y - 1 - blockIdx.y) * NORM_BLOCK;
+    const u32 last = least(first + NORM_BLOCK, rows);
     if (channel >= channels) return;
     T m[11];
     for (int i = 0; i < 11; ++i) m[i] = map[11 * (u64)channel + i];
 #pragma unroll 4
-    for (u32 row = blockIdx.y * NORM_BLOCK + threadIdx.y; row < last; row += NORM_ROWS) {
+    for (u32 row = first + threadIdx.y; row < last; row += NORM_ROWS) {
         const u64 at = (u64)row * channels + channel;
         const Complex<T> value = z[at], g = gradient[at];
         const T x = value.re - m[0], y = value.im - m[1];

@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from spectralmc.device import place
+from spectralmc.device import in_halves, place
 from spectralmc.draws import Draws
 from spectralmc.paths import Sample, can_condition, control_of, simulate
 from spectralmc.problem import Outputs, Problem, Standard
@@ -48,12 +48,14 @@ class Labeller:
     def __call__(self, points: Mapping[str, Tensor], paths: int, stream: int, first_set: int) -> Outputs:
         """Return the labels of points (B,) from ``paths`` paths each, a few sets at a time."""
         sets, size = len(points["maturity"]), max(_AT_ONCE[self.device.type] // paths, 1)
-        parts = []
+
+        def label(chunk: range) -> Outputs:
+            cut = {name: value[chunk.start : chunk.stop].to(self.device) for name, value in points.items()}
+            return self._label(cut, paths, stream, first_set + chunk.start)
+
         with place(self.device):
-            for first in range(0, sets, size):
-                rows = {name: value[first : first + size].to(self.device) for name, value in points.items()}
-                parts.append(self._label(rows, paths, stream, first_set + first))
-        return Outputs(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+            parts = [in_halves(label, _below, range(first, min(first + size, sets))) for first in range(0, sets, size)]
+        return _below(*parts)
 
     def _label(self, points: Mapping[str, Tensor], paths: int, stream: int, first_set: int) -> Outputs:
         problem, standard = self.problem, self.problem.standard(points)
@@ -63,6 +65,10 @@ class Labeller:
             first_set=first_set, dtype=self.dtype, conditional=self.conditional, control=self.controlled, device=str(self.device),
         )  # fmt: skip
         return estimated(sample, standard, problem.grid)
+
+
+def _below(*parts: Outputs) -> Outputs:
+    return Outputs(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
 def estimated(sample: Sample, standard: Standard, grid: FrequencyGrid) -> Outputs:

@@ -219,7 +219,7 @@ class ParameterSpace:
     def _within(self, points: Mapping[str, Tensor]) -> Tensor:
         """Return which coordinates lie between their bounds, (names, B); float32 parameters on the edge do."""
         values = torch.stack([points[name].detach().double() for name in self.box])
-        low, high = self._bounds
+        low, high = (bound.to(values.device) for bound in self._bounds)
         return (values >= low) & (values <= high)
 
     @cached_property

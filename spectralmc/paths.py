@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, overload
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from spectralmc import compiled
-from spectralmc.device import choose, complex_of, place
+from spectralmc.device import choose, complex_of, in_halves, place
 from spectralmc.draws import Draws
 from spectralmc.functionals import Functional, expected_outcome
 from spectralmc.processes import Scheme, TimeGrid, batch_size, scheme_of, with_fields
@@ -71,6 +70,12 @@ class Sample:
             return outcome
         return self.weight * outcome + (0.0 if self.atom is None else (1 - self.weight) * math.exp(self.atom))
 
+    def cpu(self) -> Sample:
+        """Return the same sample in main memory."""
+        fields: dict[str, Any] = {name: value.cpu() for name, value in vars(self).items() if isinstance(value, Tensor | Sample)}
+        law = self.control_law and (self.control_law[0].cpu(), self.control_law[1].cpu())
+        return replace(self, **fields, control_law=law)
+
     def mean(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard error over the paths of real ``values`` (B, N), each (B,)."""
         groups = values if self.randomizations == 0 else values.reshape(len(values), self.randomizations, -1).mean(2)
@@ -85,6 +90,10 @@ class Paths:
 
     times: Tensor
     log_return: Tensor
+
+    def cpu(self) -> Paths:
+        """Return the same paths in main memory."""
+        return Paths(self.times.cpu(), self.log_return.cpu())
 
 
 @overload
@@ -353,45 +362,38 @@ class _Run:
         for part in parts + controls:
             self.refuse_impossible(part)
         outcomes: list[dict[str, Tensor]] = [{} for _ in parts + controls]
-        for chunk, pieces in self.pieces(parts + controls, memory, window):
+        together = parts + controls
+
+        def keep(chunk: range, pieces: list[dict[str, Tensor]]) -> None:
             for whole, found in zip(outcomes, pieces, strict=True):
                 for name, value in found.items():
                     if name not in whole:
                         whole[name] = torch.empty(self.sets, len(window), dtype=self.dtype)
                     whole[name][:, chunk.start - window.start : chunk.stop - window.start] = value
+
+        for chunk in self.uncompiled(together, memory, window, keep):
+            in_halves(lambda part: keep(part, self.gathered(together, part)), lambda first, second: None, chunk)
         runs = self.draws.runs(self.paths) * len(window) // self.paths
         known = [self.known(part, found, runs) for part, found in zip(controls, outcomes[len(parts) :], strict=True)]
         pairs = itertools.chain(known, itertools.repeat((None, None)))
         return tuple(self.sample(f, found, runs, *pair) for f, found, pair in zip(functionals, outcomes, pairs, strict=False))
 
-    def pieces(self, parts: list[_Part], memory: int, window: range) -> Iterator[tuple[range, list[dict[str, Tensor]]]]:
-        """Yield runs of consecutive paths, and what `gathered` says of them, by compiled code if it can be made."""
-        chunks = self.chunks(memory, window, 2 * len(parts))
+    def uncompiled(
+        self, parts: list[_Part], memory: int, window: range, keep: Callable[[range, list[dict[str, Tensor]]], None]
+    ) -> Iterator[range]:
+        """Yield the chunks that compiled code does not make; ``keep`` gets what it makes."""
         if not self.compiled:
-            yield from ((chunk, self.fitted(parts, chunk)) for chunk in chunks)
+            yield from self.chunks(memory, window, 2 * len(parts))
             return
         kind = [type(thing) for part in parts for thing in (part.process, part.functional)]
         size = compiled.PATHS * max(4 // self.sets, 1)
         for first in range(window.start, window.stop, size):
             chunk = range(first, min(first + size, window.stop))
             found = compiled.attempt(functools.partial(self.set_by_set, parts, chunk), *kind, self.scheme.name)
-            if found is not None:
-                yield chunk, found
+            if found is None:
+                yield from self.chunks(memory, chunk, 2 * len(parts))
             else:
-                yield from ((part, self.fitted(parts, part)) for part in self.chunks(memory, chunk, 2 * len(parts)))
-
-    def fitted(self, parts: list[_Part], chunk: range) -> list[dict[str, Tensor]]:
-        """Return what `gathered` does, in halves where the GPU has not the memory for the whole."""
-        try:
-            return self.gathered(parts, chunk)
-        except torch.cuda.OutOfMemoryError:
-            if len(chunk) == 1:
-                raise
-        torch.cuda.empty_cache()
-        half = len(chunk) // 2
-        warnings.warn("out of GPU memory: fewer paths are simulated at once", RuntimeWarning, stacklevel=2)  # one text: said once
-        halves = [self.fitted(parts, part) for part in (chunk[:half], chunk[half:])]
-        return [{name: torch.cat([first[name], second[name]], -1) for name in first} for first, second in zip(*halves, strict=True)]
+                keep(chunk, found)
 
     def fused(self, parts: list[_Part], chunk: range) -> list[dict[str, Tensor]] | None:
         """Return what `gathered` does from one launch, if there is a kernel."""

@@ -7,7 +7,8 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, is_dataclass
+from copy import deepcopy
+from dataclasses import dataclass, field, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,6 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from spectralmc.bars import ErrorBars
+from spectralmc.cuda import puts
+from spectralmc.device import choose, in_halves, place
 from spectralmc.distribution import Distribution
 from spectralmc.evaluation import Engine
 from spectralmc.functionals import Functional
@@ -34,6 +37,7 @@ from spectralmc.validation import Number, one_of, real
 _FORMAT = "spectralmc-surrogate-3"
 _HEADER = 1 << 18  # bytes that describe the tensors of a file; a longer one is not ours, and slow to read
 _GREEKS_AT_ONCE = 1024  # contracts differentiated at once
+_GPU_AT_ONCE = 1 << 16  # parameter sets priced at once on a GPU
 _CONTRACT = ("maturity", "carry")
 Parameters = Mapping[str, Number]
 Kind = Literal["call", "put"]
@@ -157,6 +161,7 @@ class Surrogate:
         kind: Kind = "call",
         carry: Number | None = None,
         outside: Outside = "refuse",
+        device: str = "cpu",
     ) -> Price:
         """Price options on the outcome at every strike k = ln(K/F), undiscounted, on a unit forward F = E[outcome].
 
@@ -166,28 +171,42 @@ class Surrogate:
         take twice the steps, and what those still get wrong they cannot show.  ``outside`` = ``flag`` returns NaN outside the trained
         box, and which sets are inside.
 
+        ``device`` is ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one: where prices are computed and stay.
+
         Accuracy beside the bar: the network and the Fourier sum run in single precision, within 2e-6 standard deviations; inputs that
         need gradients take double precision.
 
         Raises
         ------
         ValueError
-            as `distribution`; an unknown kind; strikes of a shape that does not fit.
+            as `distribution`; an unknown kind; strikes of a shape that does not fit; a device that cannot be used.
         """
         one_of("kind", kind, ("call", "put"))
-        if outside == "refuse" and (single := self._single(parameters, maturity, log_moneyness, carry)):
+        one_of("outside", outside, ("refuse", "flag"))
+        there = choose(device)
+        if there.type == "cpu" and outside == "refuse" and (single := self._single(parameters, maturity, log_moneyness, carry)):
             value, error = self._engine(*single, kind)  # type: ignore[misc]
             return Price(torch.from_numpy(value[0]), torch.from_numpy(error[0]))
         points, scalar = self._points(parameters, maturity, carry)
+        k = real("log_moneyness", log_moneyness).double()
+        if there.type == "cpu":
+            return self._price(points, scalar, k, kind, outside)
+        with place(there):
+            return self._on(there)._price({n: x.to(there) for n, x in points.items()}, scalar, k.to(there), kind, outside)
+
+    def _price(self, points: dict[str, Tensor], scalar: bool, k: Tensor, kind: Kind, outside: Outside) -> Price:
         inside = None
-        if one_of("outside", outside, ("refuse", "flag")) == "flag":
+        if outside == "flag":
             inside = self.problem.space.inside(points)
             points = self.problem.space.clamped(points)
         else:
             self.problem.space.check(points)
-        k = real("log_moneyness", log_moneyness).double()
         strikes = _strikes(k, len(points["maturity"]), scalar)
-        if self._engine is None or any(x.requires_grad for x in (k, *points.values())):
+        if any(x.requires_grad for x in (k, *points.values())):
+            value, error = self._exactly(points, strikes, kind)
+        elif self._light is not None:
+            value, error = self._fused(points, strikes, kind)
+        elif self._engine is None:
             value, error = self._exactly(points, strikes, kind)
         else:
             found = self._engine(torch.stack([*points.values()], 1).numpy(), strikes.numpy(), kind)
@@ -289,9 +308,12 @@ class Surrogate:
         return standard, self.problem.outputs(raw, standard, self.base)
 
     def _puts(self, standard: Standard, outputs: Outputs, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Return puts and calls on outcome/reference forward at k = ln(K/reference), (B, L), in double precision."""
-        series = put_series(self.problem.grid, standard.location, standard.scale, k)
-        put = outputs.mass[:, None] * series.constant + (series.weights * outputs.values[:, None]).real.sum(-1)
+        """Return puts and calls on outcome/reference forward at k = ln(K/reference), (B, L); single-precision outputs take the kernel."""
+        if outputs.values.dtype == torch.complex64:
+            put = puts(outputs.values, outputs.mass, standard.location, standard.scale, k, self.problem.grid.half_width)
+        else:
+            series = put_series(self.problem.grid, standard.location, standard.scale, k)
+            put = outputs.mass[:, None] * series.constant + (series.weights * outputs.values[:, None]).real.sum(-1)
         return self._with_atom(put, standard, outputs.forward[:, None], outputs.mass[:, None], torch.exp(k))
 
     def _with_atom(self, put: Tensor, standard: Standard, forward: Tensor, mass: Tensor, strike: Tensor) -> tuple[Tensor, Tensor]:
@@ -317,11 +339,53 @@ class Surrogate:
 
     def _exactly(self, points: dict[str, Tensor], k: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
         """Return prices and error bars (B, L) in double precision, differentiable."""
-        standard, outputs = self._outputs(points)
+        return self._valued(self.standard_features(points), *self._outputs(points), k, kind)
+
+    def _valued(self, features: Tensor, standard: Standard, outputs: Outputs, k: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
         forward = outputs.forward[:, None]
         put, call = (x / forward for x in self._puts(standard, outputs, k + torch.log(forward)))
-        error = self._error(self.standard_features(points), standard.scale[:, None], k)
+        error = self._error(features, standard.scale[:, None], k)
         return _bounded(put, call, torch.exp(k), outputs.mass[:, None] if self.worthless else 1.0, kind), error
+
+    @torch.no_grad()
+    def _fused(self, points: dict[str, Tensor], k: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
+        """Return prices and error bars (B, L) of a GPU; nothing waits for it."""
+        standard, features, network = self.problem.standard(points), self.standard_features(points), self._light
+        assert network is not None
+
+        def tile(rows: range) -> tuple[Tensor, Tensor]:
+            cut = slice(rows.start, rows.stop)
+            held = Standard(*(column[cut] for column in standard))
+            outputs = self.problem.outputs(network(features[cut].float()), held, self.base)
+            single = outputs._replace(values=outputs.values.to(torch.complex64))
+            return self._valued(features[cut], held, single, k[cut], kind)
+
+        def below(*parts: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            value, error = zip(*parts, strict=True)
+            return torch.cat(value), torch.cat(error)
+
+        rows = range(len(k))
+        return below(*(in_halves(tile, below, rows[at : at + _GPU_AT_ONCE]) for at in rows[::_GPU_AT_ONCE]))
+
+    def _on(self, device: torch.device) -> Surrogate:
+        """Return this surrogate on a GPU, its network in single precision too."""
+        if device not in self._elsewhere:
+            bars = None if self.bars is None else ErrorBars(**{n: x.to(device) for n, x in vars(self.bars).items()})
+            network, centre, spread = deepcopy(self.network).to(device), self.centre.to(device), self.spread.to(device)
+            with torch.device("cpu"):
+                single = self.network.astype(torch.complex64).requires_grad_(False)  # type: ignore[operator]
+            self._elsewhere[device] = twin = replace(self, network=network, centre=centre, spread=spread, bars=bars)
+            twin.__dict__["_light"] = single.to(device)
+        return self._elsewhere[device]
+
+    @cached_property
+    def _elsewhere(self) -> dict[torch.device, Surrogate]:
+        return {}
+
+    @cached_property
+    def _light(self) -> nn.Module | None:
+        """The network in single precision, of a surrogate on a GPU."""
+        return None
 
     @cached_property
     def _engine(self) -> Engine | None:

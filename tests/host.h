@@ -21,6 +21,7 @@ static unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)(((unsigned 
 static float __fdividef(float a, float b) { return a / b; }
 static float rsqrtf(float x) { return 1 / std::sqrt(x); }
 static void sincospi(double x, double *s, double *c) { *s = std::sin(M_PI * x), *c = std::cos(M_PI * x); }
+static void sincospif(float x, float *s, float *c) { *s = (float)std::sin(M_PI * x), *c = (float)std::cos(M_PI * x); }
 static double normcdfinv(double p) {  // Newton on erfc from the logarithm of the tail; p in (0, ½]
     double x = -std::sqrt(-2 * std::log(p));
     for (int i = 0; i < 60; ++i) {

@@ -39,7 +39,7 @@ def instances() -> list[str]:
         pairs = [(process, wanted) for process, most in (("BlackScholes", 127), ("Heston", 127), ("Merton", 63)) for wanted in (10, most)]
         found += [f"simulate<{real}, {process}<{real}>, {wanted}>" for process, wanted in pairs]
         found += [f"{kernel}<{real}, {p}<{real}>>" for kernel in ("simulate_conditional", "simulate_sobol") for p in ("Heston", "Merton")]
-        found += [f"spectrum<{real}, {plain}>" for plain in ("true", "false")]
+        found += [f"phases<{real}>", f"spectrum<{real}>", f"puts<{real}>"]
         found += [f"norm_{part}<{real}>" for part in ("moments", "forward", "apply", "gradient_sums", "backward", "gradient")]
     return found
 

@@ -34,6 +34,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[int, int], list[str
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
         monkeypatch.setattr(torch.version, "cuda", "11.8")
         monkeypatch.setattr(device, "architectures", lambda: compiled)
+        monkeypatch.setattr(device, "_has_cupy", lambda: True)
 
     return pretend
 
@@ -63,6 +64,14 @@ def test_an_unusable_card_or_unknown_name_is_refused(card: Callable[..., None], 
     card((5, 2), ["sm_60"])
     with pytest.raises(ValueError, match=message):
         choose(name)
+
+
+def test_a_card_without_cupy_is_refused_with_a_remedy(card: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    card((9, 0), ["sm_90"])
+    monkeypatch.setattr(device, "_has_cupy", lambda: False)
+    assert choose("auto") == torch.device("cpu")
+    with pytest.raises(ValueError, match="needs CuPy, which is not installed: install the extra cuda11 or cuda13, or use"):
+        choose("cuda")
 
 
 def test_a_card_number_beyond_the_last_is_refused(card: Callable[..., None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import host
@@ -12,8 +13,14 @@ from torch import Tensor
 
 import spectralmc as smc
 from spectralmc import cuda, fused, paths
+from spectralmc.device import in_halves
+from spectralmc.labels import Labeller
+from spectralmc.nn import norm
 from spectralmc.nn.norm import _Whiten
+from spectralmc.pricing import put_series
+from spectralmc.problem import Problem, posed
 from spectralmc.processes import Heston, Merton
+from spectralmc.training import Trainer
 
 CARDS = [("11.8", "sm_52"), ("13", "sm_90")]
 # Registers a thread may use: 64 let 1,024 threads reside on a multiprocessor of either card, 128 let 512.
@@ -41,7 +48,7 @@ def expressions() -> list[str]:
             found += [f"simulate<{real}, {process}<{real}>, {wanted}>" for wanted in (1, 2, 4, 8, 16, 32, 64, 11, 127)]
             if process != "BlackScholes":
                 found += [f"{kernel}<{real}, {process}<{real}>>" for kernel in ("simulate_conditional", "simulate_sobol")]
-        found += [f"spectrum<{real}, {plain}>" for plain in ("true", "false")]
+        found += [f"phases<{real}>", f"spectrum<{real}>", f"puts<{real}>"]
         found += [f"norm_{part}<{real}>" for part in ("moments", "forward", "apply", "gradient_sums", "backward", "gradient")]
     return found
 
@@ -159,7 +166,7 @@ def test_chunks_are_halved_where_the_gpu_has_no_memory_left(monkeypatch: pytest.
         return inner(self, parts, chunk)
 
     monkeypatch.setattr(paths._Run, "gathered", short_of_memory)
-    with pytest.warns(RuntimeWarning, match="^out of GPU memory: fewer paths are simulated at once$"):
+    with pytest.warns(RuntimeWarning, match="^out of GPU memory: less is computed at once$"):
         halved = smc.simulate(smc.BlackScholes(0.2), GRID, smc.Draws(7), 1000, smc.Terminal())
     assert torch.equal(whole.log_outcome, halved.log_outcome)
 
@@ -201,3 +208,131 @@ def test_the_fused_norm_is_that_of_the_cpu_forward_and_backward(dtype: torch.dty
     torch.testing.assert_close(statistics, torch.cat([mean, covariance], 1), **near)
     for found, known in zip(ours, theirs, strict=False):
         torch.testing.assert_close(found, known, **near)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_puts_are_those_of_the_series(dtype: torch.dtype, on_host: torch.device) -> None:
+    law = smc.Distribution.of(Heston(0.04, 2.0, 0.05, 0.7, -0.7), torch.tensor([0.1, 1.0, 3.0]).double(), smc.FrequencyGrid(16.0, 96))
+    m, s, mass = law.location, law.scale, torch.tensor([1.0, 0.9, 0.7]).double()
+    k = torch.tensor([-20.0, -2.0, -0.3, 0.0, 1.0, 20.0]).double() * s[:, None]  # beyond both ends of the grid too
+    series = put_series(law.grid, m, s, k)
+    known = mass[:, None] * series.constant + (series.weights * law.values[:, None]).real.sum(-1)
+    found = cuda.puts(law.values.to(dtype), mass, m, s, k, law.grid.half_width)
+    bound = 1e-6 if dtype == torch.complex64 else 1e-13
+    assert float(((found - known) / (s[:, None] * torch.exp(k.clamp(min=0)))).abs().max()) < bound
+
+
+def test_fast_prices_on_a_gpu_are_those_of_the_cpu(on_host: torch.device) -> None:
+    """The same surrogate, its series by the kernel, tile by tile; a knock-out has an atom and a forward to learn."""
+    boxes = [(smc.Terminal(), 0.0), (smc.KnockOut(1.4, "up"), (0.0, 0.08))]
+    for functional, carry in boxes:
+        space = smc.ParameterSpace(smc.BlackScholes, {"volatility": (0.1, 0.5)}, maturity=(0.1, 2.0), carry=carry)
+        recipe = smc.Recipe(paths=64, width=8, depth=1, fresh=1, batch=16)
+        model = smc.train(space, functional, steps=32, time_steps=2, recipe=recipe, progress=False).surrogate
+        points = space.sample(100, seed=5)
+        parameters, k = {"volatility": points["volatility"]}, torch.tensor([-0.5, 0.0, 0.3]).double()
+        twin = model._on(on_host)
+        for kind in ("call", "put"):
+            ours, theirs = (each.price(parameters, points["maturity"], k, kind, points["carry"]) for each in (twin, model))
+            exact, scale = model._exactly(points, k.expand(100, -1), kind)[0], model.problem.standard(points).scale[:, None]
+            misses = [float(((price.value - exact) / scale).abs().max()) for price in (ours, theirs)]
+            assert misses[0] < 2 * misses[1]  # of single precision alike, most of it the network's
+            torch.testing.assert_close(ours.error, theirs.error, rtol=1e-10, atol=0)
+        assert model._on(on_host) is twin
+
+
+@pytest.mark.parametrize(("scaled", "momentum"), [(True, 0.1), (False, None)])
+def test_the_norm_layer_takes_its_kernels_where_they_are(
+    scaled: bool, momentum: float | None, on_host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Value, gradient, running statistics and second derivatives are those of the layer without them."""
+    z = torch.randn(40, 3, dtype=torch.complex128, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    found = []
+    for fused_too in (False, True):
+        monkeypatch.setattr(norm, "_has_kernel", lambda z, answer=fused_too: answer)
+        layer = norm.CovarianceBatchNorm(3, affine=scaled, momentum=momentum, dtype=torch.complex128)
+        layer(2 * z - 1)
+        y = layer(z)
+        (first,) = torch.autograd.grad((y.abs() ** 4).sum(), z, create_graph=True)
+        (second,) = torch.autograd.grad((first.real**2).sum(), z)
+        found.append((y, first, second, *layer.buffers()))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-9)
+
+
+def test_a_channel_that_is_not_finite_keeps_its_running_statistics(on_host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(norm, "_has_kernel", lambda z: True)
+    z = torch.randn(40, 3, dtype=torch.complex64, generator=torch.Generator().manual_seed(1))
+    z[3, 0], z[5, 1] = complex("nan"), complex("inf")
+    layer = norm.CovarianceBatchNorm(3)
+    kept = [layer.running_mean.clone(), layer.running_covariance.clone()]
+    layer(z)
+    for before, after in zip(kept, (layer.running_mean, layer.running_covariance), strict=True):
+        assert torch.equal(before[:2], after[:2])
+        assert not torch.equal(before[2], after[2])
+    assert int(layer.num_batches_tracked) == 1
+
+
+def test_training_goes_on_where_a_step_cannot_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a graph the step is run as it is: the weights are those of plain steps."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("not here")
+
+    for name, stand_in in (("Stream", lambda *_: Idle()), ("current_stream", lambda *_: Idle()), ("stream", lambda _: nullcontext())):
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", refuse)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None)
+    space = smc.ParameterSpace(smc.BlackScholes, {"volatility": (0.1, 0.5)}, maturity=(0.1, 2.0))
+    recipe = smc.Recipe(paths=64, width=8, depth=1, fresh=1, batch=16)
+    plain, leaping = (Trainer(posed(Problem(space, smc.Terminal(), 1, smc.FrequencyGrid()), 0), recipe, 0, 64) for _ in range(2))
+    while plain.step < 64:
+        plain.advance()
+    with pytest.warns(RuntimeWarning, match="^the training step runs without a CUDA graph, which is slower: not here$"):
+        leaping.leap()
+    while leaping.step < 64:
+        leaping.leap()
+    for name, tensor in plain.optimizer.state():
+        torch.testing.assert_close(dict(leaping.optimizer.state())[name], tensor, rtol=1e-5, atol=1e-7)
+
+
+class Idle:
+    """A stream that is never busy."""
+
+    def wait_stream(self, other: object) -> None:
+        """Nothing to wait for."""
+
+
+def test_labels_are_halved_where_the_gpu_has_no_memory_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = smc.ParameterSpace(smc.BlackScholes, {"volatility": (0.1, 0.5)}, maturity=(0.1, 2.0))
+    labeller = Labeller(Problem(space, smc.Terminal(), 1, smc.FrequencyGrid()), 0)
+    points, inner = space.sample(9), Labeller._label
+    whole = labeller(points, 64, 2, 0)
+
+    def short_of_memory(self: Any, rows: Any, *rest: Any) -> Any:
+        if len(rows["maturity"]) > 4:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        return inner(self, rows, *rest)
+
+    monkeypatch.setattr(Labeller, "_label", short_of_memory)
+    with pytest.warns(RuntimeWarning, match="^out of GPU memory: less is computed at once$"):
+        halved = labeller(points, 64, 2, 0)
+    assert all(torch.equal(a, b) for a, b in zip(whole, halved, strict=True))
+
+
+def test_one_path_that_does_not_fit_is_an_error() -> None:
+    def never(items: range) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.warns(RuntimeWarning, match="out of GPU memory"), pytest.raises(torch.cuda.OutOfMemoryError, match="CUDA out of memory"):
+        in_halves(never, lambda first, second: None, range(4))
+
+
+def test_kernels_without_cupy_are_refused_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "available", lambda: False)
+    with pytest.raises(ModuleNotFoundError, match="kernels need CuPy, which is not installed: install the extra cuda11 or cuda13, or"):
+        cuda._kernel("words", 0)
+
+
+def test_more_frequencies_than_a_block_holds_are_refused() -> None:
+    with pytest.raises(ValueError, match="size must be at most 2048 frequencies on a GPU; got 4096"):
+        cuda.phase_sums(torch.zeros(1, 4), 1.0, 4096, location=torch.zeros(1), scale=torch.ones(1))

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spectralmc import cuda
 from spectralmc.nn.activations import complex_input
 from spectralmc.validation import count
 
@@ -101,7 +102,9 @@ class _BatchNorm(nn.Module):
         if not self.training or self.running_mean is None or self.num_batches_tracked is None:
             return
         finite = torch.isfinite(spread).all()  # a mean that is not finite makes the spread so
-        skip = torch.compiler.is_compiling()  # compiled code cannot raise: the batch leaves no trace but its output
+        skip = (
+            torch.compiler.is_compiling() or spread.is_cuda
+        )  # neither can raise without waiting: the batch leaves no trace but its output
         if not skip and not bool(finite):
             raise ValueError(
                 f"{type(self).__name__} got a batch whose mean or covariance is not finite (NaN, infinity or overflow): "
@@ -131,7 +134,7 @@ class SplitBatchNorm(_BatchNorm):
         a real input, or one of another precision than the layer's.
     ValueError
         another number of channels, another device; in training a single value per channel, or a batch that is not finite while running
-        statistics are kept, which stay as they were (under torch.compile such a batch is skipped and shows in the output only).
+        statistics are kept, which stay as they were (under torch.compile and on a GPU it is skipped and shows in the output only).
     """
 
     _rows = 2
@@ -174,7 +177,9 @@ class CovarianceBatchNorm(_BatchNorm):
     gradients.  A constant channel gives β.
 
     Autocast leaves complex tensors alone: the layer computes in its own precision.  Under torch.compile it is real arithmetic,
-    which the compiler fuses; such code cannot raise, so a batch that is not finite is skipped and shows in the output only.
+    which the compiler fuses; such code cannot raise, so a batch that is not finite is skipped and shows in the output only.  So it is on a
+    GPU, where nothing waits for it; with CuPy there, (B, C) takes the fused kernels, which skip such a batch channel by channel, and whose
+    sums are in double precision: complex128 moduli must lie within 1e±70.
 
     Shapes: (B, C) or (B, C, …), complex; statistics over all axes but the second.
 
@@ -198,11 +203,21 @@ class CovarianceBatchNorm(_BatchNorm):
             rr, ii, ri = self.running_covariance.unbind(-1)
             matrix = _matrix(rr, ii, ri, self.eps, self.weight)
             return _mapped(z, self.running_mean, matrix, self.bias)
-        whiten: Callable[..., tuple[Tensor, Tensor, Tensor]] = _whiten if torch.compiler.is_compiling() else _Whiten.apply
+        compiling = torch.compiler.is_compiling()
+        if not compiling and _has_kernel(z):
+            fused: Callable[..., Tensor] = _Fused.apply
+            return fused(z, self.weight, self.bias, self.eps, self._running())
+        whiten: Callable[..., tuple[Tensor, Tensor, Tensor]] = _whiten if compiling else _Whiten.apply
         y, mean, covariance = whiten(z, self.weight, self.bias, self.eps)
         n = z.numel() // self.features
         self._update(mean.detach(), covariance.detach() * (n / (n - 1)))
         return y
+
+    def _running(self) -> cuda.Running | None:
+        """Return the running statistics for a kernel to move."""
+        if not self.training or self.running_mean is None or self.running_covariance is None or self.num_batches_tracked is None:
+            return None
+        return cuda.Running(self.running_mean, self.running_covariance, self.num_batches_tracked, self.momentum)
 
 
 def _layout(z: Tensor) -> tuple[list[int], tuple[int, ...]]:
@@ -335,12 +350,8 @@ class _Whiten(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         z, weight, bias, *saved = ctx.saved_tensors
-        if (again := torch.is_grad_enabled()) or ctx.plain:  # again: a second derivative is wanted
-            given = [tensor for tensor, wanted in zip((z, weight, bias), ctx.needs_input_grad, strict=False) if wanted]
-            with torch.enable_grad():
-                y = _whiten(z, weight, bias, ctx.eps)[0]
-            found = iter(torch.autograd.grad(y, given, grad, create_graph=again))
-            return (*(next(found) if wanted else None for wanted in ctx.needs_input_grad[:3]), None)
+        if torch.is_grad_enabled() or ctx.plain:
+            return *_differentiated(ctx, grad), None
         m, p, q, p0, q0, kappa, sigma, delta, square, free = saved
         axes, shape = _layout(z)
         n = z.numel() // z.shape[1]
@@ -367,6 +378,39 @@ class _Whiten(torch.autograd.Function):
         a, b, c, d, shift = (v.resolve_conj().reshape(shape) for v in (a, b, c, d, shift))
         torch.addcmul(shift, grad, b, out=work).addcmul_(z, d).conj_physical_().addcmul_(grad, a).addcmul_(z, c)
         return work, g_weight, g_bias, None
+
+
+class _Fused(torch.autograd.Function):
+    """y of ``_whiten`` by the kernels of `spectralmc.cuda`, which move the running statistics too; second derivatives by ``_whiten``."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, running: cuda.Running | None) -> Tensor:
+        ctx.eps = eps
+        y, _, saved = cuda.norm_forward(z.contiguous(), weight, bias, eps, running)
+        ctx.save_for_backward(z, weight, bias, *saved)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            return *_differentiated(ctx, grad), None, None
+        z, weight, _, *saved = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:3]
+        return *cuda.norm_backward(z.contiguous(), grad.resolve_conj().contiguous(), tuple(saved), weight, wanted), None, None
+
+
+def _differentiated(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the gradients of z, weight and bias through ``_whiten``, with a graph of their own where a second derivative is wanted."""
+    again, (z, weight, bias, *_) = torch.is_grad_enabled(), ctx.saved_tensors
+    given = [tensor for tensor, wanted in zip((z, weight, bias), ctx.needs_input_grad, strict=False) if wanted]
+    with torch.enable_grad():
+        y = _whiten(z, weight, bias, ctx.eps)[0]
+    found = iter(torch.autograd.grad(y, given, grad, create_graph=again))
+    return tuple(next(found) if wanted else None for wanted in ctx.needs_input_grad[:3])
+
+
+def _has_kernel(z: Tensor) -> bool:
+    return z.is_cuda and z.ndim == 2 and len(z) <= cuda.NORM_MOST_ROWS and cuda.available()
 
 
 def _root(covariance: Tensor, sigma: Tensor, kappa: Tensor, eps: float) -> tuple[Tensor, ...]:

@@ -90,8 +90,8 @@ def _stretch(
 ) -> None:
     """Take as many steps as ``growth`` has columns, from a counter whose block is the first of this call."""
     paths, block, sets, lane = counter
-    schedule, normals = [key.unbind(0) for key in keys.unbind(0)], []
-    dtype = growth.dtype
+    schedule, dtype = [key.unbind(0) for key in keys.unbind(0)], growth.dtype
+    normals: list[Tensor] = []
     for step, ahead in enumerate(growth.unbind(1), 1):
         while len(normals) < factors:
             a, b, c, d = philox_rounds((paths, block, sets, lane), schedule)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -41,6 +41,12 @@ class Labeller:
         return self.low_noise and can_condition(self.problem.space.example, self.problem.functional)
 
     @cached_property
+    def chained(self) -> bool:
+        """Whether the outcome is compared with its control on the same paths, whose law is then found with the noise integrated out."""
+        close = getattr(self.problem.functional, "control", None)
+        return self.low_noise and not self.conditional and close is not None and can_condition(self.problem.space.example, close)
+
+    @cached_property
     def controlled(self) -> bool:
         """Whether a control of known law is subtracted."""
         return self.low_noise and control_of(self.problem.space.example, self.problem.functional) is not None
@@ -60,11 +66,20 @@ class Labeller:
     def _label(self, points: Mapping[str, Tensor], paths: int, stream: int, first_set: int) -> Outputs:
         problem, standard = self.problem, self.problem.standard(points)
         draws = Draws(self.seed, "sobol" if self.low_noise else "independent", randomizations=1, stream=stream)
-        sample = simulate(
-            problem.space.at(points), problem.time_grid(points), draws, paths, problem.functional, carry=points["carry"],
-            first_set=first_set, dtype=self.dtype, conditional=self.conditional, control=self.controlled, device=str(self.device),
-        )  # fmt: skip
-        return estimated(sample, standard, problem.grid)
+        process, grid = problem.space.at(points), problem.time_grid(points)
+        simulated = partial(
+            simulate, process, grid, draws, paths, carry=points["carry"], first_set=first_set, dtype=self.dtype, device=str(self.device)
+        )
+        if not self.chained:
+            sample = simulated(problem.functional, conditional=self.conditional, control=self.controlled)
+            return estimated(sample, standard, problem.grid)
+        close = problem.functional.control  # type: ignore[attr-defined]
+        smooth = simulated(close, conditional=True, control=True)
+        assert smooth.control_law is not None
+        centred = standard._replace(forward=torch.exp(smooth.control_law[0] + smooth.control_law[1] / 2))  # closer than at our own forward
+        own, same = simulated((problem.functional, close))
+        ours, (beside, known) = estimated(own, standard, problem.grid), (estimated(x, centred, problem.grid) for x in (same, smooth))
+        return Outputs(ours.values - beside.values + known.values, ours.forward - beside.forward + known.forward, ours.mass)
 
 
 def _below(*parts: Outputs) -> Outputs:

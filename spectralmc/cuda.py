@@ -56,21 +56,20 @@ def _stream(address: int, _: int) -> Any:
 
 def launch(expression: str, grid: tuple[int, ...], block: tuple[int, ...], *arguments: Any) -> None:
     """Run a kernel on torch's current stream; tensors pass by address, None as null, numbers typed by NumPy."""
-    device = next(a.get_device() for a in arguments if isinstance(a, Tensor))
+    device, given = 0, []
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            assert argument.is_contiguous()
+            device = argument.get_device()
+            given.append(argument.data_ptr())
+        else:
+            given.append(0 if argument is None else argument)
     kernel, stream = _kernel(expression, device), _stream(torch._C._cuda_getCurrentRawStream(device), device)
-    given = [_address(a) if a is None or isinstance(a, Tensor) else a for a in arguments]
     if device == torch.cuda.current_device():  # a context costs more than the launch
         kernel(grid, block, given, stream=stream)
         return
     with torch.cuda.device(device):
         kernel(grid, block, given, stream=stream)
-
-
-def _address(tensor: Tensor | None) -> int:
-    if tensor is None:
-        return 0
-    assert tensor.is_contiguous()
-    return tensor.data_ptr()
 
 
 # The empirical characteristic function -------------------------------------------------------------------------------------------------
@@ -135,8 +134,8 @@ class Running(NamedTuple):
 
 def norm_forward(
     z: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, running: Running | None = None
-) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """Return y, the statistics (C, 5) — mean and biased covariance rr, ii, ri — and what `norm_backward` needs, for complex z (B, C).
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Return y, and what `norm_backward` needs, for complex z (B, C).
 
     ``running`` moves too, but for channels whose mean or covariance is not finite.
     """
@@ -144,17 +143,17 @@ def norm_forward(
     real, size = z.dtype.to_real(), (np.uint32(rows), np.uint32(channels))
     tiles, tile = (-(-channels // NORM_CHANNELS), -(-rows // NORM_BLOCK)), (NORM_CHANNELS, NORM_ROWS)
     partial = torch.empty(tiles[1], channels, 5, dtype=torch.float64, device=z.device)
-    statistics, transform = torch.empty(channels, 5, dtype=real, device=z.device), torch.empty(channels, 8, dtype=real, device=z.device)
-    state, y = torch.empty(channels, NORM_STATE, dtype=torch.float64, device=z.device), torch.empty_like(z)
+    state, transform = partial.new_empty(channels, NORM_STATE), torch.empty(channels, 8, dtype=real, device=z.device)
+    y = torch.empty_like(z)
     launch(f"norm_moments<{kind}>", tiles, tile, z, partial, *size)
     *held, momentum = (None, None, None, 0.0) if running is None else running
     numbers = (np.float64(x) for x in (eps, torch.finfo(real).eps, -1.0 if momentum is None else momentum))
     launch(
-        f"norm_forward<{kind}>", _per_channel(channels), (NORM_TILE, NORM_LANES), z, partial, weight, bias, statistics, state, transform,
-        *held, *size, np.uint32(tiles[1]), *numbers,
+        f"norm_forward<{kind}>", _per_channel(channels), (NORM_TILE, NORM_LANES), z, partial, weight, bias, state, transform, *held,
+        *size, np.uint32(tiles[1]), *numbers,
     )  # fmt: skip
     launch(f"norm_apply<{kind}>", tiles, tile, z, transform, y, held[2], *size)
-    return y, statistics, (state, transform)
+    return y, (state, transform)
 
 
 def _per_channel(channels: int) -> tuple[int]:

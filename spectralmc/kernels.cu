@@ -576,11 +576,11 @@ template <int COUNT> __device__ __forceinline__ void gather_sums(const double *p
     }
 }
 
-// For each channel: mean, covariance, V^{-1/2} and Γ V^{-1/2}; statistics (channels, 5), state (channels, NORM_STATE), and the map
-// (channels, 8) of the forward pass: mean, the 2 × 2 matrix row by row, β.  `rounding` is that of the data, which bounds det V.  Running
+// For each channel: mean, covariance, V^{-1/2} and Γ V^{-1/2}; state (channels, NORM_STATE), and the map (channels, 8)
+// of the forward pass: mean, the 2 × 2 matrix row by row, β.  `rounding` is that of the data, which bounds det V.  Running
 // mean (channels, 2) and covariance (channels, 3), or null, move by `momentum`; where that is negative, by one over the batches so far.
 template <class T>
-__global__ void norm_forward(const Complex<T> *z, const double *partial, const T *weight, const T *bias, T *statistics, double *state, T *map,
+__global__ void norm_forward(const Complex<T> *z, const double *partial, const T *weight, const T *bias, double *state, T *map,
                              T *running_mean, T *running_covariance, const long long *batches, u32 rows, u32 channels, u32 blocks, double eps,
                              double rounding, double momentum) {
     const u32 channel = blockIdx.x * NORM_TILE + threadIdx.x;
@@ -610,11 +610,10 @@ __global__ void norm_forward(const Complex<T> *z, const double *partial, const T
     // p = scale p₀ + skew q̄₀ and q = scale q₀ + skew p₀
     s.p[0] = scale * s.p0 + skew[0] * s.q0[0] + skew[1] * s.q0[1], s.p[1] = skew[1] * s.q0[0] - skew[0] * s.q0[1];
     s.q[0] = scale * s.q0[0] + skew[0] * s.p0, s.q[1] = scale * s.q0[1] + skew[1] * s.p0;
-    T *m = map + 8 * (u64)channel, *statistic = statistics + 5 * (u64)channel;
+    T *m = map + 8 * (u64)channel;
     m[0] = s.mean[0], m[1] = s.mean[1];
     m[2] = s.p[0] + s.q[0], m[3] = s.q[1] - s.p[1], m[4] = s.p[1] + s.q[1], m[5] = s.p[0] - s.q[0];
     m[6] = bias ? bias[2 * channel] : T(0), m[7] = bias ? bias[2 * channel + 1] : T(0);
-    statistic[0] = s.mean[0], statistic[1] = s.mean[1], statistic[2] = vrr, statistic[3] = vii, statistic[4] = vri;
     const double largest = sizeof(T) == 4 ? 3.4e38 : 1.7e308;
     if (running_mean && vrr + vii <= largest) {  // false where it is not a number, as it is where the mean is not finite
         const double share = momentum < 0 ? 1.0 / (*batches + 1) : momentum, unbiased = rows / (rows - 1.0), spread[3] = {vrr, vii, vri};

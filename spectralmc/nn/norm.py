@@ -386,7 +386,7 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, running: cuda.Running | None) -> Tensor:
         ctx.eps = eps
-        y, _, saved = cuda.norm_forward(z.contiguous(), weight, bias, eps, running)
+        y, saved = cuda.norm_forward(z.contiguous(), weight, bias, eps, running)
         ctx.save_for_backward(z, weight, bias, *saved)
         return y
 

@@ -146,8 +146,12 @@ class Instrument:
         frame.put(strikes__x=k[:-1])
         if sample is not None:
             frame.put(strikes__at=marked[:-1])
-        for name, price in self._prices(laws, sample, k, marked, at, kind).items():
-            volatility, blur = _volatility(price.outside, price.outside_error, price.strikes, maturity)
+        prices = self._prices(laws, sample, k, marked, at, kind)
+        lengths = [len(price.strikes) for price in prices.values()]
+        parts_of = zip(*((p.outside, p.outside_error, p.strikes) for p in prices.values()), strict=True)
+        outside, errors, strikes = (torch.cat(column) for column in parts_of)
+        volatilities, blurs = (part.split(lengths) for part in _volatility(outside, errors, strikes, maturity))  # all at once: one search
+        for (name, price), volatility, blur in zip(prices.items(), volatilities, blurs, strict=True):
             drawn = (volatility, blur) if quantity == "volatility" else (price.value, price.error)
             frame.put(**{f"strikes__{name}": drawn[0][:-1], f"strikes__{name}_error": drawn[1][:-1]})
             values = {"price": price.value, "error": price.error, "volatility": volatility, "blur": blur}

@@ -86,6 +86,7 @@ class Tab:
         page.on("request", lambda request: None if request.url.startswith(own) else self.outside.append(request.url))
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        page.on("response", lambda answer: self.errors.append(f"{answer.status} {answer.url}") if answer.status >= 400 else None)
 
     def open(self, notebook: str) -> None:
         """Open a notebook, and wait for its kernel: without one Lab drops the command to run."""

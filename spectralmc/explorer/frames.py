@@ -83,10 +83,12 @@ class Instrument:
     seed: int
     samples: OrderedDict[tuple[float, ...], Sample] = field(default_factory=OrderedDict, repr=False)
 
-    def frame(self, point: Point, kind: Kind = "call", quantity: Quantity = "volatility", simulate: bool = False) -> Frame:
+    def frame(
+        self, point: Point, kind: Kind = "call", quantity: Quantity = "volatility", simulate: bool = False, greeks: bool = True
+    ) -> Frame:
         """Return what the panels show at ``point``: a value for every name of the box and the strike k = ln(K/F).
 
-        The simulated law is left out unless asked for or the only one.
+        The simulated law is left out unless asked for or the only one; the Greeks, half of the work, on demand.
 
         Raises
         ------
@@ -104,7 +106,7 @@ class Instrument:
         _plane(frame, laws, sample, scale)
         strikes = torch.cat([_STRIKES * scale, torch.tensor([k], dtype=torch.float64)])
         self._strikes(frame, laws, sample, strikes, at, kind, quantity)
-        self._contract(frame, laws, at, k, kind)
+        self._contract(frame, laws, at, k, kind, greeks)
         return frame
 
     def laws(self, point: Point) -> dict[str, Distribution]:
@@ -146,8 +148,12 @@ class Instrument:
         frame.put(strikes__x=k[:-1])
         if sample is not None:
             frame.put(strikes__at=marked[:-1])
-        for name, price in self._prices(laws, sample, k, marked, at, kind).items():
-            volatility, blur = _volatility(price.outside, price.outside_error, price.strikes, maturity)
+        prices = self._prices(laws, sample, k, marked, at, kind)
+        lengths = [len(price.strikes) for price in prices.values()]
+        parts_of = zip(*((p.outside, p.outside_error, p.strikes) for p in prices.values()), strict=True)
+        outside, errors, strikes = (torch.cat(column) for column in parts_of)
+        volatilities, blurs = (part.split(lengths) for part in _volatility(outside, errors, strikes, maturity))  # all at once: one search
+        for (name, price), volatility, blur in zip(prices.items(), volatilities, blurs, strict=True):
             drawn = (volatility, blur) if quantity == "volatility" else (price.value, price.error)
             frame.put(**{f"strikes__{name}": drawn[0][:-1], f"strikes__{name}_error": drawn[1][:-1]})
             values = {"price": price.value, "error": price.error, "volatility": volatility, "blur": blur}
@@ -170,7 +176,7 @@ class Instrument:
             found["simulated"] = _Prices(marked, *both[kind], *outside)
         return found
 
-    def _contract(self, frame: Frame, laws: Mapping[str, Distribution], at: Point, k: float, kind: Kind) -> None:
+    def _contract(self, frame: Frame, laws: Mapping[str, Distribution], at: Point, k: float, kind: Kind, greeks: bool) -> None:
         """Add forward and strike in currency, and the Greeks of the laws that have them."""
         points, space, market = columns(at), self.problem.space, self.market
         parameters, maturity, carry = _split({name: float(value) for name, value in at.items()})
@@ -182,6 +188,8 @@ class Instrument:
         forward = market.spot * float(growth)
         strike, rate = forward * math.exp(k), float(market.zero_rate(maturity))
         frame.scalars |= {"forward": forward, "strike": strike}
+        if not greeks:
+            return
         if "exact" in laws:
             frame.greeks["exact"] = exact_greeks(self.problem, at, market.spot, rate, strike, kind)
         if self.surrogate is not None:

@@ -693,22 +693,23 @@ class View {
       this.pump();
       return;
     }
-    const answer = { ...message, arrays: unpacked(message.arrays, buffers[0]) };
+    this.waiting = false;
+    const answer = { ...message, arrays: unpacked(message.arrays, buffers[0]), asked: this.asked };
     const draw = () => {
       if (this.closed) return;
-      this.answer = answer;
-      this.waiting = false;
-      const words = this.paint();
-      this.drawn(answer, words);
-      this.pump();
+      this.answer = this.next;
+      this.next = null;
+      this.drawn(this.answer, this.paint());
     };
-    if (document.hidden) setTimeout(draw);
-    else requestAnimationFrame(draw);
+    if (!this.next && document.hidden) setTimeout(draw);
+    else if (!this.next) requestAnimationFrame(draw);
+    this.next = answer; // one that comes before the frame is drawn takes its place
+    this.pump(); // the kernel works while the page draws
   }
 
   drawn(answer, words) {
     const now = performance.now();
-    const latency = this.asked === null ? null : now - this.asked;
+    const latency = answer.asked === null ? null : now - answer.asked;
     this.root.dataset.drawn = Number(this.root.dataset.drawn ?? 0) + 1;
     this.root.dispatchEvent(new CustomEvent("spectralmc:drawn", { bubbles: true, detail: { latency, rest: answer.rest, now } }));
     if (answer.rest) this.status.textContent = `${PLURAL[this.kind]}: ${words}`;

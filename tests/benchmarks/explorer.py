@@ -67,7 +67,9 @@ def measured(page: Any, drags: int, seconds: float, period: float) -> list[dict[
         length = time.perf_counter() - start
         page.wait_for_timeout(400)  # until the simulated law of the rest is drawn
         frames, moves = page.evaluate("() => [window.frames_, window.moves_]")
-        found.append({"latencies": [f["latency"] for f in frames if f["latency"] is not None], "seconds": length, "moves": moves})
+        latencies = [frame["latency"] for frame in frames if frame["latency"] is not None]
+        print(f"drag {number + 1}: {len(latencies)} redraws in {length:.2f} s", file=sys.stderr)
+        found.append({"latencies": latencies, "seconds": length, "moves": moves})
     return found
 
 

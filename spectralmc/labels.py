@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,8 +44,9 @@ class Labeller:
     @cached_property
     def chained(self) -> bool:
         """Whether the outcome is compared with its control on the same paths, whose law is then found with the noise integrated out."""
-        close = getattr(self.problem.functional, "control", None)
-        return self.low_noise and not self.conditional and close is not None and can_condition(self.problem.space.example, close)
+        example, close = self.problem.space.example, getattr(self.problem.functional, "control", None)
+        exact = getattr(example, "lognormal", False)  # then the law of the control is known as it is
+        return self.controlled and not self.conditional and not exact and can_condition(example, close)
 
     @cached_property
     def controlled(self) -> bool:
@@ -67,7 +69,7 @@ class Labeller:
         problem, standard = self.problem, self.problem.standard(points)
         draws = Draws(self.seed, "sobol" if self.low_noise else "independent", randomizations=1, stream=stream)
         process, grid = problem.space.at(points), problem.time_grid(points)
-        simulated = partial(
+        simulated: Any = partial(
             simulate, process, grid, draws, paths, carry=points["carry"], first_set=first_set, dtype=self.dtype, device=str(self.device)
         )
         if not self.chained:
@@ -75,10 +77,11 @@ class Labeller:
             return estimated(sample, standard, problem.grid)
         close = problem.functional.control  # type: ignore[attr-defined]
         smooth = simulated(close, conditional=True, control=True)
-        assert smooth.control_law is not None
-        centred = standard._replace(forward=torch.exp(smooth.control_law[0] + smooth.control_law[1] / 2))  # closer than at our own forward
+        mean, variance = smooth.control_law  # its forward is closer to that of the control than ours
+        centred = standard._replace(forward=torch.exp(mean + variance / 2))
         own, same = simulated((problem.functional, close))
-        ours, (beside, known) = estimated(own, standard, problem.grid), (estimated(x, centred, problem.grid) for x in (same, smooth))
+        ours = estimated(own, standard, problem.grid)
+        beside, known = (estimated(sample, centred, problem.grid) for sample in (same, smooth))
         return Outputs(ours.values - beside.values + known.values, ours.forward - beside.forward + known.forward, ours.mass)
 
 

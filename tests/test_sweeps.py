@@ -293,7 +293,7 @@ def test_figures_are_small_and_end_where_the_page_would_be_too_large(
 ) -> None:
     draw = "import matplotlib.pyplot as plt\nplt.plot([1, seed])\nplt.show()"
     records = sweeps.sweep(file(draw, grid={"seed": [1, 2, 3]}), tmp_path / "out", workers=2)
-    whole = (tmp_path / "out" / "index.html").read_text()
+    whole = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     sizes = [len(picture) for picture in re.findall(r"base64,([^\"]+)\"", whole)]
     assert len(sizes) == 3
     monkeypatch.setattr(pages, "_FIGURES", sizes[0] + sizes[1])

@@ -101,7 +101,7 @@ class Store:
     >>> space = smc.ParameterSpace(smc.BlackScholes, {"volatility": 0.2}, maturity=(0.1, 2.0))
     >>> store = smc.Store("models")
     >>> version = store.commit(smc.train(space, smc.Terminal(), steps=32, progress=False).surrogate, message="first")
-    >>> version.number, store.load("latest").version == f"1:{version.hash}"
+    >>> version.number, store.load("latest").version == f"{version.number}:{version.hash}"
     (1, True)
     """
 
@@ -423,7 +423,7 @@ def load(name: Name, process: type[Any] | None = None, functional: Any = None) -
     >>> space = smc.ParameterSpace(smc.BlackScholes, {"volatility": 0.2}, maturity=(0.1, 2.0))
     >>> model = smc.train(space, smc.Terminal(), steps=32, progress=False).surrogate
     >>> version = smc.Store("models").commit(model)
-    >>> smc.load("models@latest").version == f"1:{version.hash}"
+    >>> smc.load("models@latest").version == f"{version.number}:{version.hash}"
     True
     """
     from spectralmc import surrogate

@@ -38,6 +38,7 @@ def complain(message: str, status: int) -> int:
         with contextlib.suppress(OSError):  # nobody is left to tell
             for line in message.splitlines():
                 say(f"spectralmc: {'' if status == INTERRUPTED else 'error: '}{line}", sys.stderr)
+        let_go(sys.stderr)  # what could not be written waits there, and would change the exit status
     return status
 
 

@@ -2,6 +2,9 @@ r"""Labels: what a few hundred paths say of the law at one parameter set, with a
 
 Sobol points on a bridge; the asset's own noise integrated out where process and functional allow it, so that a path contributes a
 Gaussian; minus a control on the same draws whose law is known: :math:`\hat\varphi - \hat\varphi_{control} + \varphi_{control}`.
+
+An average has no Gaussian given the variance path, but its control, the geometric average, has one.  There the control on the same
+paths is subtracted, and its law is an estimate of the first kind: :math:`(\hat\varphi-\hat\varphi_{control})+\hat\varphi'_{control}`.
 """
 
 from __future__ import annotations

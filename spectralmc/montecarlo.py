@@ -92,6 +92,7 @@ def monte_carlo_price(
 
 
 def priced(sample: Sample, k: Tensor, kind: Literal["call", "put"]) -> tuple[Tensor, Tensor]:
+    """Return undiscounted prices on a unit forward at k = ln(K/F) (B, L), less the control's error if there is one, and standard errors."""
     sign = 1.0 if kind == "call" else -1.0
     payoffs, known = [_payoff(sample, strike, sign) for strike in k.unbind(1)], torch.zeros_like(k)
     if sample.control is not None and sample.control_law is not None:

@@ -419,9 +419,11 @@ class Trainer:
     def affordable(self, budget: float, started: float) -> int:
         """Return how many steps the budget pays for, by timing some on a copy."""
         probe = replace(self, steps=_EVERY * _PROBE)
+        if self.device.type != "cpu":
+            probe.simulated(0)  # compiles kernels, which takes as long as thousands of sets: timed as part of what has started
         before = self.clock()
         probe.simulated(0)
-        label = (self.clock() - before) / (probe.ring.block * self.recipe.paths)  # seconds a path, first calls included
+        label = (self.clock() - before) / (probe.ring.block * self.recipe.paths)  # seconds a path, on a CPU first calls included
         with Interrupts() as interrupts:
             while probe.step < probe.steps:
                 if probe.step == _EVERY:

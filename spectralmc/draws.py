@@ -126,10 +126,10 @@ class Draws:
         """The seed as two 32-bit words, low and high."""
         return self.seed & _MASK, self.seed >> 32
 
-    def words(self, sets: Tensor, paths: Tensor, block: int, stream: int | None = None) -> Words:
+    def words(self, sets: Tensor, paths: Tensor, block: int | Tensor, stream: int | None = None) -> Words:
         """Return the four Philox words at counter (path, block, set, stream); integer tensors broadcast."""
         lane = self.stream if stream is None else stream
-        return philox((paths, torch.tensor(block), sets, torch.tensor(lane)), self.key)
+        return philox((paths, torch.as_tensor(block), sets, torch.tensor(lane)), self.key)
 
     def normals(
         self, sets: range, paths: range, steps: int, factors: int = 1, dtype: torch.dtype = torch.float64, total: int | None = None
@@ -169,11 +169,9 @@ class Draws:
         dimensions = min(steps * factors, self.dimensions or steps * factors)
         points = self._scrambled_points(dimensions, paths, size)[:, None]  # (D, 1, N)
         points = points ^ self._shifts(sets, paths, dimensions, size)
-        half = 1 << (_SOBOL_BITS - 1)
-        below = points < half  # the tail nearer to 0 keeps its digits: take the quantile there, then the sign
-        tail = torch.where(below, points, (2 * half - 1) ^ points)
-        normal = torch.special.ndtri((tail.to(dtype) + 0.5) * 2.0**-_SOBOL_BITS)
-        normal = torch.where(below, normal, -normal)
+        upper = points >> (_SOBOL_BITS - 1)  # 0 or 1.  The tail nearer to 0 keeps its digits: take the quantile there, then the sign
+        tail = points ^ (-upper & ((1 << _SOBOL_BITS) - 1))
+        normal = torch.special.ndtri((tail.to(dtype) + 0.5) * 2.0**-_SOBOL_BITS) * (1 - 2 * upper).to(dtype)
         if dimensions < steps * factors:
             rest = self._independent(sets, paths, steps * factors - dimensions, 1, dtype)
             normal = torch.cat([normal, *rest])
@@ -229,13 +227,13 @@ class Draws:
         return table[:, index % span] ^ offset[:, which]
 
     def _shifts(self, sets: range, paths: range, dimensions: int, size: int, lane: int = _SHIFT_STREAM) -> Tensor:
-        """Digital shifts (D, B, N), one for every parameter set and randomization."""
+        """Digital shifts (D, B, N), or (D, B, 1) within one randomization: one for every parameter set and randomization."""
         copies = torch.arange(paths.start // size, -(-paths.stop // size))
         column = torch.arange(sets.start, sets.stop)[:, None]
-        blocks = range(-(-dimensions // 4))
-        words = [word for block in blocks for word in self.words(column, copies, block, lane + self.stream)]
-        shift = torch.stack(words[:dimensions]) >> (32 - _SOBOL_BITS)
-        return shift[..., torch.arange(paths.start, paths.stop) // size - copies[0]]
+        blocks = torch.arange(-(-dimensions // 4))[:, None, None]
+        words = torch.stack(torch.broadcast_tensors(*self.words(column, copies, blocks, lane + self.stream)), 1).flatten(0, 1)
+        shift = words[:dimensions] >> (32 - _SOBOL_BITS)
+        return shift if len(copies) == 1 else shift[..., torch.arange(paths.start, paths.stop) // size - copies[0]]
 
 
 @lru_cache(maxsize=16)

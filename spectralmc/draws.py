@@ -169,9 +169,12 @@ class Draws:
         dimensions = min(steps * factors, self.dimensions or steps * factors)
         points = self._scrambled_points(dimensions, paths, size)[:, None]  # (D, 1, N)
         points = points ^ self._shifts(sets, paths, dimensions, size)
-        upper = points >> (_SOBOL_BITS - 1)  # 0 or 1.  The tail nearer to 0 keeps its digits: take the quantile there, then the sign
-        tail = points ^ (-upper & ((1 << _SOBOL_BITS) - 1))
-        normal = torch.special.ndtri((tail.to(dtype) + 0.5) * 2.0**-_SOBOL_BITS) * (1 - 2 * upper).to(dtype)
+        # the tail nearer to 0 keeps its digits: reflect the upper half, take the quantile there, then the sign
+        reflection = (points >> (_SOBOL_BITS - 1)).neg_().bitwise_and_((1 << _SOBOL_BITS) - 1)
+        tail = points.bitwise_xor_(reflection).to(dtype)
+        sign = (reflection >> (_SOBOL_BITS - 1)).to(dtype).mul_(-2).add_(1)
+        del points, reflection  # the largest arrays of a simulation
+        normal = torch.special.ndtri(tail.add_(0.5).mul_(2.0**-_SOBOL_BITS)).mul_(sign)
         if dimensions < steps * factors:
             rest = self._independent(sets, paths, steps * factors - dimensions, 1, dtype)
             normal = torch.cat([normal, *rest])

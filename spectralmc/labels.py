@@ -3,15 +3,16 @@ r"""Labels: what a few hundred paths say of the law at one parameter set, with a
 Sobol points on a bridge; the asset's own noise integrated out where process and functional allow it, so that a path contributes a
 Gaussian; minus a control on the same draws whose law is known: :math:`\hat\varphi - \hat\varphi_{control} + \varphi_{control}`.
 
-An average has no Gaussian given the variance path, but its control, the geometric average, has one.  There the control on the same
-paths is subtracted, and its law is an estimate of the first kind: :math:`(\hat\varphi-\hat\varphi_{control})+\hat\varphi'_{control}`.
+An average has no Gaussian given the variance path, but a power of the geometric average has one, and may have the average's first two
+moments.  That on the same paths is subtracted, and its law is an estimate of the first kind:
+:math:`(\hat\varphi-\hat\varphi_{close})+\hat\varphi'_{close}` (`spectralmc.paths.simulate_beside`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,11 +20,12 @@ from torch import Tensor
 
 from spectralmc.device import in_halves, place
 from spectralmc.draws import Draws
-from spectralmc.paths import Sample, can_condition, control_of, simulate
+from spectralmc.paths import Sample, can_condition, can_go_beside, control_of, simulate, simulate_beside
 from spectralmc.problem import Outputs, Problem, Standard
 from spectralmc.spectrum import FrequencyGrid, mean_contributions
 
-_AT_ONCE = {"cpu": 1 << 15, "cuda": 1 << 23}  # outcomes simulated at once: on a CPU what a step works on stays in the cache
+_AT_ONCE = {"cpu": 1 << 16, "cuda": 1 << 23}  # outcomes simulated at once: on a CPU what a step works on stays in the cache
+_MEMORY = {"cpu": 1 << 26, "cuda": None}  # Sobol points of all steps come at once: most of it is through with before the first step
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,11 @@ class Labeller:
         return self.low_noise and can_condition(self.problem.space.example, self.problem.functional)
 
     @cached_property
-    def chained(self) -> bool:
-        """Whether the outcome is compared with its control on the same paths, whose law is then found with the noise integrated out."""
-        example, close = self.problem.space.example, getattr(self.problem.functional, "control", None)
+    def beside(self) -> bool:
+        """Whether the outcome is compared with a close one on the same paths, whose law is then found with the noise integrated out."""
+        example = self.problem.space.example
         exact = getattr(example, "lognormal", False)  # then the law of the control is known as it is
-        return self.controlled and not self.conditional and not exact and can_condition(example, close)
+        return self.controlled and not self.conditional and not exact and can_go_beside(example, self.problem.functional)
 
     @cached_property
     def controlled(self) -> bool:
@@ -72,20 +74,16 @@ class Labeller:
         problem, standard = self.problem, self.problem.standard(points)
         draws = Draws(self.seed, "sobol" if self.low_noise else "independent", randomizations=1, stream=stream)
         process, grid = problem.space.at(points), problem.time_grid(points)
-        simulated: Any = partial(
-            simulate, process, grid, draws, paths, carry=points["carry"], first_set=first_set, dtype=self.dtype, device=str(self.device)
-        )
-        if not self.chained:
-            sample = simulated(problem.functional, conditional=self.conditional, control=self.controlled)
+        place: Any = {"carry": points["carry"], "first_set": first_set, "dtype": self.dtype, "device": str(self.device)}
+        place["memory"] = _MEMORY[self.device.type]
+        if not self.beside:
+            sample = simulate(
+                process, grid, draws, paths, problem.functional, conditional=self.conditional, control=self.controlled, **place
+            )
             return estimated(sample, standard, problem.grid)
-        close = problem.functional.control  # type: ignore[attr-defined]
-        smooth = simulated(close, conditional=True, control=True)
-        mean, variance = smooth.control_law  # its forward is closer to that of the control than ours
-        centred = standard._replace(forward=torch.exp(mean + variance / 2))
-        own, same = simulated((problem.functional, close))
-        ours = estimated(own, standard, problem.grid)
-        beside, known = (estimated(sample, centred, problem.grid) for sample in (same, smooth))
-        return Outputs(ours.values - beside.values + known.values, ours.forward - beside.forward + known.forward, ours.mass)
+        found = simulate_beside(process, grid, draws, paths, problem.functional, **place)
+        own, close, smooth = (estimated(sample, standard, problem.grid) for sample in found)
+        return Outputs(own.values - close.values + smooth.values, own.forward - close.forward + smooth.forward, own.mass)
 
 
 def _below(*parts: Outputs) -> Outputs:

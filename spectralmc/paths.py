@@ -19,11 +19,13 @@ from spectralmc.draws import Draws
 from spectralmc.functionals import Functional, expected_outcome
 from spectralmc.processes import Scheme, TimeGrid, batch_size, scheme_of, with_fields
 from spectralmc.processes.base import numeric_fields
-from spectralmc.stepping import ConditionalOutcome, Outcome, Track, reach
+from spectralmc.stepping import ConditionalMatch, ConditionalOutcome, Inner, Mirror, Outcome, Track, reach
 from spectralmc.validation import Number, count, real
 
 _BUDGETS = {"cpu": 1 << 25, "cuda": 1 << 30}  # bytes
+_LEAST_VARIANCE, _SLOPES = 1e-30, (0.25, 4.0)
 _ARRAYS_ALIVE = 44  # tensors of 8 bytes an entry alive at once while a chunk is stepped (counters, words, normals, state), measured
+_ARRAYS_A_NORMAL = 5  # and for every Sobol coordinate, which come all at once
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,57 @@ def sample_blocks(
     return (run.block(functional, run.budget(memory), window) for window in run.windows(run.budget(memory)))
 
 
+class Beside(NamedTuple):
+    """An outcome, one close to it on the same paths, (B, 2N), and the Gaussian of the close one given the variance path, (B, N)."""
+
+    outcome: Sample
+    close: Sample
+    smooth: Sample
+
+
+def simulate_beside(
+    process: Any,
+    grid: TimeGrid,
+    draws: Draws,
+    paths: int,
+    functional: Any,
+    *,
+    carry: Number = 0.0,
+    dtype: torch.dtype = torch.float64,
+    memory: int | None = None,
+    first_set: int = 0,
+    device: str = "cpu",
+) -> Beside:
+    r"""Simulate an outcome beside one whose law given the variance path is a Gaussian, and that law, all on the same draws.
+
+    The close outcome is :math:`e^{\beta+\alpha\ln G}` with G the control of the functional and α, β such that, given the variance path, it
+    has the first two moments of the outcome: functions of that path alone, so that its law is known whatever they are.  A path is taken
+    twice, with the asset's own noise and with the opposite; ``smooth`` has a control of its own.  Then the mean of a function of the
+    outcome less that of the close one plus that of the smooth one is unbiased, and has little variance.
+
+    Parameters, shapes and errors: as `simulate`.
+
+    Raises
+    ------
+    TypeError
+        a process and functional without such a close outcome (`can_go_beside`).
+    """
+    if not can_go_beside(process, functional):
+        raise TypeError(
+            f"{type(functional).__name__} under {type(process).__name__} has no close outcome to go beside: it takes a functional with a "
+            "lognormal_match and a control linear in ln S, and a process with a lognormal control whose scheme has an increment"
+        )
+    run = _Run.of(process, grid, draws, paths, carry, None, dtype, first_set, False, True, choose(device))
+    with place(run.device):
+        return run.beside(functional, run.budget(memory))
+
+
+def can_go_beside(process: Any, functional: Any) -> bool:
+    """Return whether `simulate_beside` takes them: an increment, a control linear in ln S, and a `lognormal_match`."""
+    pair = control_of(process, functional)
+    return pair is not None and can_condition(process, pair[1]) and hasattr(functional, "lognormal_match")
+
+
 def control_of(process: Any, functional: Any) -> tuple[Any, Any] | None:
     """Return the lognormal process and the functional that serve as control, or None."""
     pair = getattr(process, "control", None), getattr(functional, "control", None)
@@ -310,7 +363,7 @@ class _Run:
 
     def chunks(self, memory: int, window: range, stored: int = 1) -> Iterator[range]:
         """Cut the paths of a window into runs of a power of two that fit the budget."""
-        arrays = _ARRAYS_ALIVE + stored + (8 * self.steps * self.factors if self.draws.sampling == "sobol" else 0)
+        arrays = _ARRAYS_ALIVE + stored + (_ARRAYS_A_NORMAL * self.steps * self.factors if self.draws.sampling == "sobol" else 0)
         affordable = memory // (8 * arrays * self.sets)
         if affordable < 1:
             raise ValueError(f"memory must hold one path of every parameter set, {8 * arrays * self.sets} bytes here; got {memory}")
@@ -362,21 +415,21 @@ class _Run:
         for part in parts + controls:
             self.refuse_impossible(part)
         outcomes: list[dict[str, Tensor]] = [{} for _ in parts + controls]
-        together = parts + controls
-
-        def keep(chunk: range, pieces: list[dict[str, Tensor]]) -> None:
-            for whole, found in zip(outcomes, pieces, strict=True):
-                for name, value in found.items():
-                    if name not in whole:
-                        whole[name] = torch.empty(self.sets, len(window), dtype=self.dtype)
-                    whole[name][:, chunk.start - window.start : chunk.stop - window.start] = value
-
+        together, keep = parts + controls, functools.partial(self.keep, outcomes, window)
         for chunk in self.uncompiled(together, memory, window, keep):
             in_halves(lambda part: keep(part, self.gathered(together, part)), lambda first, second: None, chunk)
         runs = self.draws.runs(self.paths) * len(window) // self.paths
         known = [self.known(part, found, runs) for part, found in zip(controls, outcomes[len(parts) :], strict=True)]
         pairs = itertools.chain(known, itertools.repeat((None, None)))
         return tuple(self.sample(f, found, runs, *pair) for f, found, pair in zip(functionals, outcomes, pairs, strict=False))
+
+    def keep(self, outcomes: list[dict[str, Tensor]], window: range, chunk: range, pieces: list[dict[str, Tensor]]) -> None:
+        """Write what was made of a chunk where it belongs."""
+        for whole, found in zip(outcomes, pieces, strict=True):
+            for name, value in found.items():
+                if name not in whole:
+                    whole[name] = torch.empty(self.sets, len(window), dtype=self.dtype)
+                whole[name][:, chunk.start - window.start : chunk.stop - window.start] = value
 
     def uncompiled(
         self, parts: list[_Part], memory: int, window: range, keep: Callable[[range, list[dict[str, Tensor]]], None]
@@ -414,14 +467,45 @@ class _Run:
         """Step every process once over a chunk, all on the same normals, and return what each functional made of it."""
         if (found := self.fused(parts, chunk)) is not None:
             return found
-        zeros, substeps = self.zeros(chunk), self.grid.substeps
-        tracks, gatherers = self.followers(parts, zeros)
+        return self.walk(*self.followers(parts, self.zeros(chunk)), chunk)
+
+    def walk(self, tracks: list[Any], gatherers: list[Any], chunk: range) -> list[dict[str, Tensor]]:
         for step, (normals, growth) in enumerate(zip(self.normals(chunk), self.drift().unbind(-1), strict=True), 1):
             for track in tracks:
                 track.step(normals)
             for gatherer in gatherers:
-                gatherer.update(growth[:, None], step % substeps == 0)
+                gatherer.update(growth[:, None], step % self.grid.substeps == 0)
         return [gatherer.finish() for gatherer in gatherers]
+
+    def beside(self, functional: Any, memory: int) -> Beside:
+        control, window = self.control_of(functional), range(self.paths)
+        outcomes: list[dict[str, Tensor]] = [{} for _ in range(7)]
+        keep = functools.partial(self.keep, outcomes, window)
+        for chunk in self.chunks(memory, window, 16):
+            in_halves(lambda part: keep(part, self.gathered_beside(functional, control, part)), lambda first, second: None, chunk)
+        own, close = (torch.stack([x["log_outcome"] for x in outcomes[i : i + 2]], -1).flatten(1) for i in (0, 2))
+        given, match = outcomes[4:6]
+        slope = torch.sqrt((match["variance"] / given["variance"].clamp(min=_LEAST_VARIANCE)).clamp(*_SLOPES))
+        variance = slope.square() * given["variance"]
+        centre = match["log_outcome"] + (match["variance"] - variance) / 2
+        moved, steep = (x.repeat_interleave(2, 1) for x in (centre - slope * given["log_outcome"], slope))
+        runs = self.draws.runs(self.paths) or self.paths
+        known = self.known(control, outcomes[6], runs)
+        return Beside(
+            self.sample(functional, {"log_outcome": own}, runs, None, None),
+            self.sample(control.functional, {"log_outcome": torch.addcmul(moved, steep, close)}, runs, None, None),
+            self.sample(control.functional, {"log_outcome": centre, "variance": variance}, runs, *known),
+        )
+
+    def gathered_beside(self, functional: Any, control: _Part, chunk: range) -> list[dict[str, Tensor]]:
+        """Step once and return outcome and control, each on the path and on its mirror; control and match given the path; its control."""
+        zeros, close = self.zeros(chunk), control.functional
+        track = self.track(self.process, self.scheme, zeros)
+        mirror, inner = Mirror(track), Inner(control.process, control.scheme, zeros, track.dt, conditional=True)
+        gatherers: list[Any] = [Outcome(f, t, zeros, self.grid) for f in (functional, close) for t in (track, mirror)]
+        gatherers += [kind(f, track, zeros, self.grid) for kind, f in ((ConditionalOutcome, close), (ConditionalMatch, functional))]
+        gatherers.append(ConditionalOutcome(close, inner, zeros, self.grid))
+        return self.walk([track, mirror, inner], gatherers, chunk)
 
     def drift(self) -> Tensor:
         return (self.carry[..., None] * self.grid.step_times()).to(self.dtype).reshape(-1, self.steps)

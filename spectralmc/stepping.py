@@ -33,6 +33,29 @@ class Track:
             raise TypeError(f"the {self.scheme.name} scheme must return a tuple of {axes} tensors, here {self.shape}, X first")
 
 
+class Mirror:
+    """The same path with the opposite noise of the asset: only X, moved by the increments of another track."""
+
+    def __init__(self, track: Track) -> None:
+        self.track, self.process, self.scheme, self.state = track, track.process, track.scheme, track.state[:1]
+        self.shape = track.shape
+        self.move: Increment | None = None
+
+    def step(self, normals: Tensor) -> None:
+        """Take one step, after the track has."""
+        move = self.move = self.track.move
+        assert move is not None
+        self.state = (torch.addcmul(self.state[0] + move.mean, torch.sqrt(move.variance), normals[-1], value=-1),)
+
+
+class Inner(Track):
+    """A track without the asset's own noise that is given all normals."""
+
+    def step(self, normals: Tensor) -> None:
+        """Take one step; the last of the normals is not used."""
+        super().step(normals[:-1])
+
+
 class Gatherer(Protocol):
     """Follows a track; at the end it has the fields of a `spectralmc.paths.Sample` that are (B, N)."""
 
@@ -48,7 +71,7 @@ class Gatherer(Protocol):
 class Outcome:
     """The outcome of a functional on a track: it sees the fixings, or every step if it watches the bridges between them."""
 
-    def __init__(self, functional: Any, track: Track, zeros: Tensor, grid: TimeGrid) -> None:
+    def __init__(self, functional: Any, track: Track | Mirror, zeros: Tensor, grid: TimeGrid) -> None:
         self.functional, self.track, self.zeros, self.steps = functional, track, zeros, grid.steps
         self.bridged = getattr(functional, "bridged", False)
         self.accumulator = functional.start(zeros)
@@ -107,6 +130,27 @@ class ConditionalOutcome:
     def finish(self) -> dict[str, Tensor]:
         """Return mean and variance."""
         return {"log_outcome": self.mean, "variance": self.variance}
+
+
+class ConditionalMatch:
+    """Mean and variance of the lognormal law with the first two moments of the outcome given the noise of the track."""
+
+    def __init__(self, functional: Any, track: Track, zeros: Tensor, grid: TimeGrid) -> None:
+        self.match, self.track, self.steps = functional.lognormal_match, track, grid.steps
+        self.mean = self.variance = zeros
+        self.accumulator = self.match.start(zeros)
+
+    def update(self, growth: Tensor, fixing: bool) -> None:
+        """Take one step."""
+        move = self.track.move
+        assert move is not None
+        self.mean, self.variance = self.mean + move.mean, self.variance + move.variance
+        if fixing:
+            self.accumulator = self.match.update(self.accumulator, self.mean + growth, self.variance)
+
+    def finish(self) -> dict[str, Tensor]:
+        """Return mean and variance."""
+        return dict(zip(("log_outcome", "variance"), self.match.finish(self.accumulator, self.steps), strict=True))
 
 
 def reach(weights: Tensor) -> Tensor:

@@ -108,3 +108,33 @@ class ArithmeticAverage:
     def control(self) -> GeometricAverage:
         """The control variate: the geometric average of the same fixings."""
         return GeometricAverage()
+
+    @property
+    def lognormal_match(self) -> AverageMatch:
+        """The lognormal law with the first two moments of the average, where ln S is a Gaussian walk."""
+        return AverageMatch()
+
+
+class AverageMatch:
+    r"""The lognormal law that has the first two moments of :math:`A=\frac1M\sum_i e^{Y_i}`, Y a Gaussian walk (Levy 1992).
+
+    With :math:`m_i, v_i` mean and variance of :math:`Y_i`, the covariance of :math:`Y_i, Y_j` for i < j is :math:`v_i`:
+    :math:`M^2E[A^2]=\sum_j e_j(e_je^{v_j}+2\sum_{i<j}e_ie^{v_i})` with :math:`e_i=e^{m_i+v_i/2}`.
+    """
+
+    def start(self, zeros: Tensor) -> tuple[Tensor, ...]:
+        """Return the accumulator before the first fixing."""
+        return zeros, zeros, zeros
+
+    def update(self, accumulator: tuple[Tensor, ...], mean: Tensor, variance: Tensor) -> tuple[Tensor, ...]:
+        """Add a fixing whose logarithm has this mean and variance."""
+        first, second, earlier = accumulator
+        price = torch.exp(mean + variance / 2)
+        tilted = price * torch.exp(variance)
+        return first + price, second + price * (tilted + 2 * earlier), earlier + tilted
+
+    def finish(self, accumulator: tuple[Tensor, ...], steps: int) -> tuple[Tensor, Tensor]:
+        """Return mean and variance of the logarithm."""
+        first, second, _ = accumulator
+        variance = torch.log(second / first.square()).clamp(min=0)
+        return torch.log(first / steps) - variance / 2, variance

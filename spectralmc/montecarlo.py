@@ -41,6 +41,7 @@ def monte_carlo_price(
     dtype: torch.dtype = torch.float64,
     conditional: bool | None = None,
     control: bool | None = None,
+    device: str = "cpu",
 ) -> MonteCarloPrice:
     r"""Price options on the outcome of a functional by simulation; undiscounted, on a unit forward F = E[outcome].
 
@@ -51,6 +52,9 @@ def monte_carlo_price(
 
     Shapes: parameters of the process, maturity and ``carry`` are numbers or (B,); ``log_moneyness`` k = ln(K/F) is (), (L,) or (B, L);
     both results are (B, L).
+
+    ``device`` is where the paths are simulated: ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one.  The prices are on the CPU, the
+    same within rounding.
 
     Accuracy: the standard error beside the value; for Sobol points from the spread of their randomizations.
 
@@ -79,7 +83,7 @@ def monte_carlo_price(
     given = can_condition(process, functional, scheme) if conditional is None else conditional
     pair = control_of(process, functional)
     useful = pair is not None and (can_condition(*pair) or not given)
-    options: dict[str, Any] = {"conditional": given, "control": useful if control is None else control}
+    options: dict[str, Any] = {"conditional": given, "control": useful if control is None else control, "device": device}
     size = max(_OUTCOMES // paths, 1)
     parts = []
     for first in range(0, sets, size):
@@ -87,7 +91,7 @@ def monte_carlo_price(
         cut = functools.partial(_row, rows=rows)
         part, times = with_fields(process, cut), replace(grid, maturity=cut(real("maturity", grid.maturity)))
         sample = simulate(part, times, draws, paths, functional, carry=cut(b), scheme=scheme, dtype=dtype, first_set=first, **options)
-        parts.append(priced(sample, strikes[rows], kind))
+        parts.append(priced(sample.cpu(), strikes[rows], kind))
     return MonteCarloPrice(torch.cat([value for value, _ in parts]), torch.cat([error for _, error in parts]))
 
 

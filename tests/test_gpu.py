@@ -110,6 +110,15 @@ def test_a_sample_comes_back_to_main_memory_whole() -> None:
     assert paths.times.device.type == paths.log_return.device.type == "cpu"
 
 
+@pytest.mark.parametrize("functional", [smc.Terminal(), smc.ArithmeticAverage()], ids=lambda functional: type(functional).__name__)
+def test_simulated_prices_are_those_of_the_cpu_and_in_main_memory(functional: Any) -> None:
+    """Where the law jumps, 1 outcome in 500 may differ by more than rounding: far less than the error of a price."""
+    arguments = (PROCESSES[2], functional, GRID, [-0.2, 0.0, 0.2], smc.Draws(7, "sobol"), 4096)
+    theirs, ours = (smc.monte_carlo_price(*arguments, carry=CARRY, device=name) for name in ("cpu", "cuda"))
+    assert ours.value.device.type == ours.standard_error.device.type == "cpu"
+    assert bool(((ours.value - theirs.value).abs() <= theirs.standard_error / 10).all())
+
+
 @pytest.mark.parametrize("scheme", ["euler", "exact"])
 def test_a_scheme_without_a_kernel_runs_all_the_same(scheme: str) -> None:
     arguments = (smc.BlackScholes([0.2, 0.4]), GRID, smc.Draws(7, "sobol"), 1024, (smc.ArithmeticAverage(), smc.Maximum()))

@@ -65,6 +65,7 @@ def test_many_parameter_sets_are_priced_as_each_alone(monkeypatch: pytest.Monkey
         ({"log_moneyness": torch.zeros(2, 3)}, r"log_moneyness must be \(\), \(L,\) or \(1, L\); got shape \(2, 3\)"),
         ({"log_moneyness": [float("nan")]}, "log_moneyness must be finite; got nan"),
         ({"paths": 1}, "a standard error needs at least 2 independent paths"),
+        ({"device": "abacus"}, "device must be auto, cpu, cuda or cuda:<number>; got 'abacus'"),
     ],
 )
 def test_bad_input_is_refused(change: dict[str, object], message: str) -> None:
@@ -132,3 +133,12 @@ def test_an_atom_pays_in_a_simulated_price_what_it_pays_in_the_series(functional
     sample = smc.simulate(LAW, GRID, smc.Draws(6), 2**13, functional)
     series = smc.cos_price(smc.Distribution.of(sample), K, kind)
     assert bool(((series - price.value).abs() <= 0.5 * price.standard_error + 2e-5).all())
+
+
+def test_paths_are_simulated_where_they_were_asked_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the prices are on the CPU, wherever that was; on a GPU: tests/test_gpu.py."""
+    asked = []
+    monkeypatch.setattr("spectralmc.paths.choose", lambda device: asked.append(device) or torch.device("cpu"))
+    price = smc.monte_carlo_price(LAW, smc.ArithmeticAverage(), GRID, K, smc.Draws(1), 64, device="cuda:3")
+    assert asked == ["cuda:3"]
+    assert {x.device.type for x in price} == {"cpu"}

@@ -185,7 +185,8 @@ def convergence(size: Array, series: Mapping[str, tuple[Array, Array]], x_label:
         figure, ax = plt.subplots(figsize=(7.4, 3.5))
         for (name, (values, bars)), (color, marker) in zip(series.items(), cycle(_SERIES), strict=False):
             y, slope = numbers(values), fitted_slope(n, values)
-            look = {"color": color, "marker": marker, "markersize": 4.5, "label": f"{name}: slope {slope:.2f}".replace("-", "−")}
+            label = f"{name}: slope " + f"{slope:.2f}".replace("-", "−")
+            look = {"color": color, "marker": marker, "markersize": 4.5, "label": label}
             ax.errorbar(n, y, numbers(bars), **EMPIRICAL | look)
             ax.plot(n, np.exp(np.log(y).mean()) * (n / np.exp(np.log(n).mean())) ** slope, color=color, linewidth=1.0, zorder=1)
         ax.set(xscale="log", yscale="log", xlabel=x_label, ylabel=y_label)

@@ -13,6 +13,7 @@ interrupted or not.
 
 from __future__ import annotations
 
+import bisect
 import datetime
 import json
 import math
@@ -433,10 +434,18 @@ class Trainer:
                     raise KeyboardInterrupt  # the copy learned it: nothing to keep
         each = (self.clock() - before) / (probe.steps - _EVERY)
         finer = refined(self.problem).substeps / self.problem.substeps
-        each += label * finer * CALIBRATION_SHARE * self.recipe.fresh * self.recipe.paths
         fixed = label * _HELD_OUT * _HELD_OUT_PATHS * self.recipe.paths + 0.5
         left = 0.96 * budget - fixed - (self.clock() - started)
-        return max(int(left / each), _EVERY)
+
+        def price(steps: int) -> float:
+            sets, paths = self.calibration(steps)
+            return steps * each + label * finer * 2 * sets * paths
+
+        return max(bisect.bisect_right(range(1, max(int(left / each), 1) + 1), left, key=price), _EVERY)
+
+    def calibration(self, steps: int) -> tuple[int, int]:
+        """Return how many sets, and paths for each of two labels, show the errors of a run of so many steps."""
+        return design(int(CALIBRATION_SHARE * steps * self.recipe.fresh * self.recipe.paths), 4 * self.recipe.paths)
 
     def finish(self, stopped: Stopped = "finished") -> Surrogate:
         """Refit the readout, calibrate the error bars, and pack the surrogate in double precision."""
@@ -446,9 +455,7 @@ class Trainer:
         filled = self.ring.filled
         ridge, error = refitted(network, self.ring.inputs[:filled], self.ring.labels[:filled], lambda: self.held_out.error(network))
         surrogate = self.packed(network)
-        total = self.step * self.recipe.fresh * self.recipe.paths
-        sets, paths = design(int(CALIBRATION_SHARE * total), 4 * self.recipe.paths)
-        found = calibrated(surrogate, self.labeller, sets, paths)
+        found = calibrated(surrogate, self.labeller, *self.calibration(self.step))
         record = {
             "seed": self.seed,
             "steps": self.step,

@@ -19,6 +19,7 @@ from spectralmc import cuda, fused, graphs
 from spectralmc.device import check, choose, cupy_stream
 from spectralmc.labels import Labeller
 from spectralmc.nn import CovarianceBatchNorm, SpectralNetwork, SplitReLU, SplitSiLU
+from spectralmc.paths import simulate_beside
 from spectralmc.problem import Problem, posed
 from spectralmc.processes import Heston, Merton
 from spectralmc.training import Trainer
@@ -320,6 +321,18 @@ def test_out_of_memory_halves_the_chunk_and_goes_on() -> None:
     finally:
         torch.cuda.set_per_process_memory_fraction(min(limit / total, 1.0))
     assert all(torch.equal(a.log_outcome, b.log_outcome) for a, b in zip(whole, halved, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_outcome_beside_a_close_one_is_that_of_the_cpu(dtype: torch.dtype) -> None:
+    given = (PROCESSES[2], GRID, smc.Draws(7, "sobol", randomizations=2), 512, smc.ArithmeticAverage())
+    ours, theirs = (simulate_beside(*given, carry=CARRY, dtype=dtype, device=name) for name in ("cuda", "cpu"))
+    for found, known in zip(ours, theirs, strict=True):
+        assert found.log_outcome.device == GPU
+        assert close(found.log_outcome, known.log_outcome, jumps=True)
+    assert ours.smooth.variance is not None
+    assert theirs.smooth.variance is not None
+    assert close(ours.smooth.variance, theirs.smooth.variance, jumps=True)
 
 
 def test_labels_do_not_depend_on_how_many_are_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

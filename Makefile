@@ -9,9 +9,11 @@ RUN := $(VENV)/bin/python -m
 PIP := $(RUN) pip install --quiet --disable-pip-version-check --constraint constraints.txt
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=120 --nbval-sanitize-with=notebooks/sanitize.cfg
 
-.PHONY: report test lint test-unit test-notebooks test-browser test-floor lab clean help
+.PHONY: install report test lint test-unit test-notebooks test-browser test-floor lab clean help
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # steps install into one environment
+
+install: $(VENV)/.batch ## the virtual environment .venv, with what the commands and the report need
 
 report: $(VENV)/.batch ## run every notebook on its long settings; the gallery is reports/index.html
 	$(RUN) spectralmc report --out reports

@@ -5,7 +5,7 @@ trained for at a single value may be left out), ``maturity`` (years), ``kind`` (
 
     strike, spot            K and today's price of the asset (currency), with
     rate, dividend_yield    continuously compounded (1/year), 0 where there is no such column: the price is the premium paid today
-    log_moneyness           or, instead of these, ln(K/F), with
+    log_moneyness           or, instead of these, ln(K/F), F = E[outcome], with
     carry                   r − q (1/year), if the model was trained for several: the price is undiscounted, on a unit forward
 
 and, if you like, ``id``. The prices are the same rows with two more columns, ``price`` and ``error``, the half-width of its error bar.

@@ -6,7 +6,7 @@ A training file is YAML, its keys the arguments of `spectralmc.train`::
     bounds: {volatility: [0.05, 0.8]}
     maturity: [0.03, 3.0]
     carry: [0.0, 0.08]
-    functional: ArithmeticAverage         # or, with arguments, {KnockOut: {barrier: 1.2}}
+    functional: ArithmeticAverage         # or, with arguments, {KnockOut: {barrier: 1.2, direction: up}}
     steps: 300                            # or budget: process seconds
     seed: 1
     time_steps: 32
@@ -286,14 +286,16 @@ def _arguments(asked: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"bounds must be 'name: [lower, upper]' lines; got {asked['bounds']!r}")
     if not isinstance(asked.get("out", ""), str):
         raise ValueError(f"out must be the name of a file; got {asked['out']!r}")
-    process = surrogate._named_class("spectralmc.processes", str(asked["process"]))
+    processes, functionals = map(surrogate.named_classes, ("spectralmc.processes", "spectralmc.functionals"))
     name, values = _named_functional(asked["functional"])
+    refuse_unknown([str(asked["process"])], processes, "process")
+    refuse_unknown([name], functionals, "functional")
     space = {key: asked[key] for key in ("bounds", "maturity", "carry", "logarithmic") if key in asked}
     kept: dict[str, Any] = {key: asked[key] for key in ("steps", "budget", "seed", "time_steps") if key in asked}
     made = {"grid": FrequencyGrid, "recipe": training.Recipe}
     return {
-        "space": ParameterSpace(process, **space),
-        "functional": _made(surrogate._named_class("spectralmc.functionals", name), values, "functional"),
+        "space": ParameterSpace(processes[str(asked["process"])], **space),
+        "functional": _made(functionals[name], values, "functional"),
         **kept,
         **{key: _made(kind, asked[key], key) for key, kind in made.items() if key in asked},
     }

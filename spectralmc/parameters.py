@@ -142,6 +142,9 @@ class ParameterSpace:
     box: dict[str, tuple[float, float]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if not callable(self.process):
+            kind = type(self.process).__name__
+            raise TypeError(f"process must be a class, or a function that makes one; got {self.process!r}: give {kind} itself")
         names = self.names
         refuse_unknown(self.bounds, names)
         for name in names:
@@ -250,5 +253,6 @@ def _interval(name: str, bound: Bound) -> tuple[float, float]:
     low, high = bound if isinstance(bound, tuple | list) else (bound, bound)
     low, high = float(real(f"lower bound of {name}", low)), float(real(f"upper bound of {name}", high))
     if low > high or (isinstance(bound, tuple | list) and low == high):
-        raise ValueError(f"bounds of {name} must satisfy lower < upper; got ({low:g}, {high:g}): give a number to fix it")
+        remedy = "swap them" if low > high else "give one number to hold it constant"
+        raise ValueError(f"bounds of {name} must satisfy lower < upper; got ({low:g}, {high:g}): {remedy}")
     return low, high

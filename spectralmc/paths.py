@@ -316,6 +316,9 @@ class _Run:
     def of(
         cls, process: Any, grid: TimeGrid, draws: Draws, paths: int, carry: Number, scheme: str | None, dtype: torch.dtype, *rest: Any
     ) -> _Run:
+        for name, given, kind in (("grid", grid, TimeGrid), ("draws", draws, Draws)):
+            if not isinstance(given, kind):
+                raise TypeError(f"{name} must be a {kind.__name__}; got {given!r}")
         complex_of(dtype)  # float32 or float64, or a refusal
         draws.runs(count("paths", paths))  # refuses what cannot be divided
         scheme_found, b = scheme_of(process, scheme), real("carry", carry, unit="1/year")
@@ -559,6 +562,8 @@ class _Run:
         return _Part(process, self.scheme if exact else scheme_of(process, None), control)
 
     def refuse_impossible(self, part: _Part) -> None:
+        if isinstance(part.functional, type):
+            raise TypeError(f"a functional must be an object; got the class {part.functional.__name__}: {part.functional.__name__}()")
         law, outcome = type(part.process).__name__, type(part.functional).__name__
         takes, given = getattr(part.functional, "assets", None), getattr(part.process, "assets", 1)
         if takes not in (None, given):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from spectralmc.draws import Draws
-from spectralmc.functionals import Functional, expected_outcome
+from spectralmc.functionals import Functional, Terminal, expected_outcome
 from spectralmc.parameters import ParameterSpace, name_of
 from spectralmc.paths import Sample, simulate
 from spectralmc.processes import TimeGrid
@@ -21,6 +22,7 @@ from spectralmc.validation import count
 
 _PILOT_SETS, _PILOT_PATHS, _PILOT_STREAM = 512, 1024, 5
 _LOOK_SETS, _LOOK_PATHS = 8, 64
+_MARTINGALE_PATHS, _MARTINGALE_ERRORS = 4096, 6
 _RANGE = 2  # a polynomial may leave the values it was fitted to by this many of their standard deviations
 
 
@@ -97,6 +99,11 @@ class Problem:
     pilot: Pilot | None = None
 
     def __post_init__(self) -> None:
+        for name, kind in (("space", ParameterSpace), ("grid", FrequencyGrid)):
+            if not isinstance(value := getattr(self, name), kind):
+                raise TypeError(f"{name} must be a {kind.__name__}; got {value!r}")
+        if isinstance(self.functional, type):
+            raise TypeError(f"functional must be an object; got the class {self.functional.__name__}: {self.functional.__name__}()")
         count("time_steps", self.time_steps)
         count("substeps", self.substeps)
 
@@ -176,6 +183,8 @@ class Problem:
 def posed(problem: Problem, seed: int) -> Problem:
     """Return the problem with a pilot run of this seed where a formula is missing; elsewhere a few paths show that the outcome varies.
 
+    Warns where a process without a closed form does not keep E[e^X] = 1.
+
     Raises
     ------
     ValueError
@@ -189,6 +198,7 @@ def posed(problem: Problem, seed: int) -> Problem:
         carry=points["carry"],
     )  # fmt: skip
     columns = _reference_columns(problem, sample)
+    _expect_martingale(problem, seed)
     if known:
         return problem
     features = problem.features(points)
@@ -199,6 +209,26 @@ def posed(problem: Problem, seed: int) -> Problem:
     low, high = columns.amin(0) - margin, columns.amax(0) + margin
     low[3], high[3] = 1e-3, 1.0
     return replace(problem, pilot=Pilot(centre, spread, torch.from_numpy(coefficients), low, high))
+
+
+def _expect_martingale(problem: Problem, seed: int) -> None:
+    """Warn if at some set of parameters the mean of e^X is not 1, by more than its standard error explains."""
+    example = problem.space.example
+    if any(hasattr(example, name) for name in ("characteristic_function", "lognormal", "assets")):
+        return
+    points = problem.space.sample(_LOOK_SETS, seed, _PILOT_STREAM)
+    process, draws = problem.space.at(points), Draws(seed, stream=_PILOT_STREAM)
+    sample = simulate(process, problem.time_grid(points), draws, _MARTINGALE_PATHS, Terminal(), carry=points["carry"])
+    mean, error = sample.mean(torch.exp(sample.log_return))
+    worst = int(((mean - 1).abs() / error).argmax())
+    if abs(float(mean[worst]) - 1) > _MARTINGALE_ERRORS * float(error[worst]):
+        at = ", ".join(f"{name} = {float(value[worst]):.3g}" for name, value in points.items())
+        warnings.warn(
+            f"{name_of(problem.space.process)} must keep E[e^X] = 1, the mean of S/F: it is {float(mean[worst]):.4g} with standard error "
+            f"{float(error[worst]):.1g} at {at}.  Its step may lack the term −σ²dt/2",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 def _reference_columns(problem: Problem, sample: Sample) -> Tensor:

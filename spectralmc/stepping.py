@@ -14,7 +14,7 @@ class Track:
     """A process on its way.  Conditionally, X stays where it is and only its Gaussian increments are made."""
 
     def __init__(self, process: Any, scheme: Scheme, zeros: Tensor, dt: Tensor, conditional: bool = False) -> None:
-        self.process = with_fields(process, lambda value: value.to(zeros.dtype).reshape(-1, 1))  # (B, 1) meets (B, N)
+        self.process = with_fields(process, lambda value: value.to(zeros).reshape(-1, 1), numbers_too=True)  # (B, 1) meets (B, N)
         self.scheme, self.dt, self.conditional = scheme, dt, conditional
         self.state = self.process.start(zeros) if hasattr(process, "start") else (zeros,)
         self.shape = (process.assets, *zeros.shape) if hasattr(process, "assets") else tuple(zeros.shape)

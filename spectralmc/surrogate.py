@@ -26,7 +26,7 @@ from spectralmc.cuda import puts
 from spectralmc.device import choose, in_halves, place
 from spectralmc.distribution import Distribution
 from spectralmc.evaluation import Engine
-from spectralmc.functionals import Functional
+from spectralmc.functionals import Functional, Terminal
 from spectralmc.nn import NETWORKS
 from spectralmc.parameters import Market, ParameterSpace, name_of, refuse_unknown
 from spectralmc.pricing import put_series
@@ -108,7 +108,8 @@ class Surrogate:
         box = ", ".join(f"{n} [{low:g}, {high:g}]" if high > low else f"{n} {low:g}" for n, (low, high) in p.space.box.items())
         error = f"{1e4 * self.relative_error:.2g}e-4 standard deviations at 99 %"
         when = f"; trained {self.record['trained']}, {self.record['steps']} steps" if "trained" in self.record else ""
-        return f"Surrogate({type(p.functional).__name__} under {name_of(p.space.process)}: {box}; price error {error}{when})"
+        seen = "" if isinstance(p.functional, Terminal) else f" of {p.time_steps} fixing{'s' if p.time_steps > 1 else ''}"
+        return f"Surrogate({type(p.functional).__name__}{seen} under {name_of(p.space.process)}: {box}; price error {error}{when})"
 
     @property
     def version(self) -> str:
@@ -473,10 +474,12 @@ def described(problem: Problem) -> dict[str, Any]:
     }
 
 
-def load(path: str | os.PathLike[str], process: Callable[..., Any] | None = None, functional: Functional | None = None) -> Surrogate:
+def load(
+    path: str | os.PathLike[str], process: Callable[..., Any] | None = None, functional: Functional | type[Any] | None = None
+) -> Surrogate:
     """Read a surrogate that `Surrogate.save` wrote; nothing in the file is executed.
 
-    ``process`` and ``functional`` name your own class and object if the model was trained on such.
+    ``process`` and ``functional`` are your own classes if the model was trained on such.
 
     Raises
     ------
@@ -484,7 +487,8 @@ def load(path: str | os.PathLike[str], process: Callable[..., Any] | None = None
         no such file; not a surrogate of this version, truncated, or of an unknown process or functional.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no model file at {str(path)!r}")
+        hint = f": for a version of a store, {path!s}@latest" if Path(path).is_dir() else ""
+        raise FileNotFoundError(f"no model file at {str(path)!r}{hint}")
     try:
         with open(path, "rb") as start:
             _refuse_header(start.read(8))
@@ -533,13 +537,15 @@ def _refuse_header(start: bytes) -> None:
         raise SafetensorError(f"its header claims {length} bytes, a model's has at most {_HEADER}; a pickle is never loaded")
 
 
-def _rebuilt(d: dict[str, Any], tensors: dict[str, Tensor], process: Callable[..., Any] | None, functional: Functional | None) -> Surrogate:
-    given = {"process": name_of(process) if process else None, "functional": type(functional).__name__ if functional else None}
+def _rebuilt(d: dict[str, Any], tensors: dict[str, Tensor], process: Callable[..., Any] | None, functional: Any) -> Surrogate:
+    outcome_class = functional if isinstance(functional, type) or functional is None else type(functional)
+    given = {"process": name_of(process) if process else None, "functional": outcome_class and outcome_class.__name__}
     for role, name in given.items():
         if name not in (None, d[role]):
             raise ValueError(f"the model was trained with {role} {d[role]!r}; got {name!r}")
     law = process or _named_class("spectralmc.processes", d["process"])
-    outcome = functional or _named_class("spectralmc.functionals", d["functional"])(**d["functional_parameters"])
+    own = functional or _named_class("spectralmc.functionals", d["functional"])
+    outcome = own(**d["functional_parameters"]) if isinstance(own, type) else own
     box = {name: low if low == high else (low, high) for name, (low, high) in d["box"].items()}
     maturity, carry = box.pop("maturity"), box.pop("carry")
     space = ParameterSpace(law, box, maturity, carry, tuple(d["logarithmic"]))
@@ -548,8 +554,8 @@ def _rebuilt(d: dict[str, Any], tensors: dict[str, Tensor], process: Callable[..
     if first.shape[0] != width or last.shape[1] != parts * width or f"inner.{d['network']['depth']}.weight" not in tensors:
         raise KeyError("the network described is not the one stored")  # before it is made, however large it says it is
     network: Any = NETWORKS[d["kind"]](**d["network"], dtype=torch.complex128).requires_grad_(False)
-    own = network.state_dict()
-    network.load_state_dict({n: torch.view_as_complex(tensors[n]) if own[n].is_complex() else tensors[n] for n in own})
+    state = network.state_dict()
+    network.load_state_dict({n: torch.view_as_complex(tensors[n]) if state[n].is_complex() else tensors[n] for n in state})
     pilot, bars = _part(Pilot, "pilot", tensors), _part(ErrorBars, "bars", tensors)
     problem = Problem(space, outcome, d["time_steps"], FrequencyGrid(**d["grid"]), d["substeps"], pilot)
     centre, spread = tensors["centre"], tensors["spread"]
@@ -591,10 +597,15 @@ def _common_shape(columns: Mapping[str, Tensor]) -> torch.Size:
         raise ValueError(f"parameters must be numbers or arrays of one length; got {shapes}") from None
 
 
+def named_classes(module: str) -> dict[str, Any]:
+    """Return our processes or functionals by name: never another class that the module happens to see."""
+    found = vars(importlib.import_module(module))
+    ours = {n: c for n, c in found.items() if isinstance(c, type) and is_dataclass(c) and c.__module__.startswith(module)}
+    return {n: c for n, c in ours.items() if not n.startswith("_") and (hasattr(c, "schemes") or hasattr(c, "finish"))}
+
+
 def _named_class(module: str, name: str) -> Any:
-    """Return a process or functional of ours by name: never another class that the module happens to see."""
-    found = getattr(importlib.import_module(module), name, None) if name.isidentifier() and not name.startswith("_") else None
-    ours = isinstance(found, type) and is_dataclass(found) and found.__module__.startswith(module)
-    if not ours or not (hasattr(found, "schemes") or hasattr(found, "finish")):
+    known = named_classes(module)
+    if name not in known:
         raise ValueError(f"the model is of {name!r}, which {module} does not have: pass your own class to load")
-    return found
+    return known[name]

@@ -38,7 +38,7 @@ from spectralmc.calibration import SHARE as CALIBRATION_SHARE
 from spectralmc.calibration import calibrated, design, refined
 from spectralmc.device import choose, complex_of, device_name, place
 from spectralmc.draws import Draws
-from spectralmc.functionals import Functional
+from spectralmc.functionals import Functional, Terminal
 from spectralmc.graphs import GraphedSteps, loss_of
 from spectralmc.interrupts import Interrupts
 from spectralmc.labels import Labeller
@@ -158,7 +158,7 @@ def train(
     budget: float | None = None,
     steps: int | None = None,
     seed: int = 0,
-    time_steps: int = 1,
+    time_steps: int | None = None,
     substeps: int = 1,
     grid: FrequencyGrid | None = None,
     recipe: Recipe | None = None,
@@ -181,7 +181,8 @@ def train(
     seed
         of parameter sets, draws, batches and initial weights.
     time_steps, substeps
-        M fixings of every path at t_i = iT/M, and how many steps of the scheme lead from one to the next.
+        M fixings of every path at t_i = iT/M, and how many steps of the scheme lead from one to the next.  Only a terminal price may
+        leave M open: its last fixing is all it sees.
     grid
         frequencies of the standardised outcome.
     dtype
@@ -203,8 +204,8 @@ def train(
     Raises
     ------
     ValueError, TypeError
-        neither or both of budget and steps; bad numbers; an outcome that is constant or not finite; a checkpoint that is damaged, of
-        another version, run, number of threads or torch.
+        neither or both of budget and steps; bad numbers; no time_steps for an outcome of the path; an outcome that is constant or not
+        finite; ``resume`` without a checkpoint, or one that is damaged, of another version, run, number of threads or torch.
     FileExistsError
         a checkpoint is there already and ``resume`` was not asked for.
     FloatingPointError
@@ -224,7 +225,9 @@ def train(
     clock = _clock(place_of)
     started = clock()
     seconds = None if budget is None else float(real("budget", budget, "positive", "seconds"))
-    problem = Problem(space, functional, count("time_steps", time_steps), grid or FrequencyGrid(), count("substeps", substeps))
+    if resume and checkpoint is None:
+        raise ValueError("resume needs the checkpoint to go on from: give its path as checkpoint")
+    problem = Problem(space, functional, _fixings(functional, time_steps), grid or FrequencyGrid(), count("substeps", substeps))
     file = None if checkpoint is None else (Path(checkpoint), float(real("checkpoint_seconds", checkpoint_seconds, "non-negative")))
     stored = None if file is None else _stored(file[0], resume)
     if steps is None and stored:
@@ -240,6 +243,13 @@ def train(
     stopped = trainer.fit(progress, watch, file)
     model = trainer.finish(stopped)
     return TrainingResult(replace(model, record={**model.record, "budget": seconds}), trainer.history, stopped)
+
+
+def _fixings(functional: Functional, time_steps: int | None) -> int:
+    """Return how many fixings a path has: what an outcome of the path is made of, not something to guess."""
+    if time_steps is None and not isinstance(functional, Terminal):
+        raise ValueError(f"{type(functional).__name__} is an outcome of the path: give time_steps, how many fixings it has")
+    return 1 if time_steps is None else count("time_steps", time_steps)
 
 
 def _stored(path: Path, resume: bool) -> tuple[dict[str, Any], dict[str, Tensor]] | None:

@@ -27,7 +27,7 @@ TINY = smc.Recipe(paths=8, width=4, depth=1)
 def learn(path: Path | None = None, **changes: Any) -> TrainingResult:
     given: dict[str, Any] = {
         "space": ASIAN, "functional": smc.ArithmeticAverage(), "steps": 130, "seed": 3, "time_steps": 2, "recipe": TINY, "checkpoint": path,
-        "resume": True, "checkpoint_seconds": 1e9, "progress": False,
+        "resume": path is not None, "checkpoint_seconds": 1e9, "progress": False,
     }  # fmt: skip
     return smc.train(**(given | changes))
 

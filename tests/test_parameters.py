@@ -162,11 +162,11 @@ def test_at_makes_the_process_of_these_points() -> None:
         ({"bounds": {}}, "BlackScholes needs bounds for 'volatility'; give (lower, upper) or a number"),
         (
             {"bounds": {"volatility": (0.5, 0.1)}},
-            "bounds of volatility must satisfy lower < upper; got (0.5, 0.1): give a number to fix it",
+            "bounds of volatility must satisfy lower < upper; got (0.5, 0.1): swap them",
         ),
         (
             {"bounds": {"volatility": (0.5, 0.5)}},
-            "bounds of volatility must satisfy lower < upper; got (0.5, 0.5): give a number to fix it",
+            "bounds of volatility must satisfy lower < upper; got (0.5, 0.5): give one number to hold it constant",
         ),
         ({"bounds": {"volatility": (-0.5, 0.1)}}, "volatility must be positive (per sqrt(year)); got -0.5"),
         ({"bounds": {"volatility": (0.1, math.nan)}}, "upper bound of volatility must be finite; got nan"),
@@ -180,6 +180,12 @@ def test_at_makes_the_process_of_these_points() -> None:
 def test_bad_boxes_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         space(**changes)
+
+
+def test_an_object_in_the_place_of_its_class_is_refused() -> None:
+    rule = "process must be a class, or a function that makes one; got BlackScholes(volatility=0.2): give BlackScholes itself"
+    with pytest.raises(TypeError, match=f"^{re.escape(rule)}$"):
+        space(process=smc.BlackScholes(0.2))
 
 
 @pytest.mark.parametrize(("points", "error"), [(0, ValueError), (-1, ValueError), (2.5, TypeError)])

@@ -173,6 +173,9 @@ def test_a_standard_error_from_one_is_refused(draws: smc.Draws) -> None:
         ({"carry": [0.1, 0.2]}, ValueError, "parameters, maturity and carry must be numbers or (B,) with one B; got shapes [(2,), (3,)]"),
         ({"carry": [[0.1]]}, ValueError, "parameters, maturity and carry must be numbers or (B,) with one B; got shapes [(1, 1), (3,)]"),
         ({"memory": 0}, ValueError, "memory must be at least 1; got 0"),
+        ({"draws": 1}, TypeError, "draws must be a Draws; got 1"),
+        ({"grid": 1.0}, TypeError, "grid must be a TimeGrid; got 1.0"),
+        ({"functional": smc.Terminal}, TypeError, "a functional must be an object; got the class Terminal: Terminal()"),
         ({"scheme": "milstein"}, ValueError, "scheme of BlackScholes must be one of exact, euler; got 'milstein'"),
     ],
 )
@@ -205,7 +208,7 @@ class Plain:
 
     def step(self, state: tuple[Tensor, ...], dt: Tensor, normals: Tensor) -> tuple[Tensor, ...]:
         (x,) = state
-        deviation = self.volatility * torch.exp((self.elasticity - 1) * x) * dt.sqrt()
+        deviation = torch.exp(torch.log(self.volatility) + (self.elasticity - 1) * x) * dt.sqrt()  # numbers are tensors here too
         return (x + deviation * normals[0] - deviation**2 / 2,)
 
 

@@ -151,6 +151,22 @@ def test_an_outcome_whose_scale_is_known_is_looked_at_too(functional: smc.Termin
         smc.train(ASIAN, functional, steps=32, progress=False)
 
 
+@dataclass(frozen=True)
+class Drifting(ConstantElasticity):
+    """The slip that is made most often: no −σ²dt/2."""
+
+    def step(self, state: tuple[Tensor, ...], dt: Tensor, normals: Tensor) -> tuple[Tensor, ...]:
+        return (state[0] + self.volatility * dt.sqrt() * normals[0],)
+
+
+def test_a_process_that_is_no_martingale_is_warned_of() -> None:
+    given = {"steps": 1, "time_steps": 2, "recipe": smc.Recipe(paths=8, width=4, depth=1), "progress": False}
+    rule = r"^Drifting must keep E\[e\^X\] = 1, the mean of S/F: it is 1\.\d+ with standard error [\d.e-]+ at volatility = .*carry = 0\. "
+    with pytest.warns(RuntimeWarning, match=rule):
+        smc.train(space(Drifting), smc.Terminal(), **given)
+    smc.train(space(ConstantElasticity), smc.Terminal(), **given)  # and here a warning would be an error
+
+
 def test_a_process_that_knows_its_step_alone_is_learned() -> None:
     """Constant elasticity of variance from its ten lines: prices agree with a simulation of their own."""
     box = space(ConstantElasticity)

@@ -230,7 +230,9 @@ def test_the_network_sees_the_features_of_the_process_or_else_the_scaled_box() -
 
 def test_its_name_says_what_it_knows_and_how_well() -> None:
     text = repr(asian())
-    assert text.startswith("Surrogate(ArithmeticAverage under BlackScholes: volatility [0.1, 0.6], maturity [0.1, 2], carry [0, 0.08]; ")
+    assert text.startswith(
+        "Surrogate(ArithmeticAverage of 8 fixings under BlackScholes: volatility [0.1, 0.6], maturity [0.1, 2], carry [0, 0.08]; "
+    )
     assert re.search(r"price error [\d.]+e-4 standard deviations at 99 %; trained \d{4}-\d\d-\d\d, 128 steps\)$", text)
 
 
@@ -291,6 +293,8 @@ def test_a_model_of_ones_own_process_needs_it_to_load(tmp_path: Path) -> None:
     path = rewritten(tmp_path / "own", functional="Mine")
     with pytest.raises(ValueError, match=r"^the model is of 'Mine', which spectralmc\.functionals does not have"):
         smc.load(path)
+    mine = type("Mine", (smc.ArithmeticAverage,), {})
+    assert [type(smc.load(path, functional=own).problem.functional) for own in (mine, mine())] == [mine, mine]
     with pytest.raises(ValueError, match="the model was trained with functional 'Mine'; got 'Terminal'"):
         smc.load(path, functional=smc.Terminal())
     with pytest.raises(ValueError, match="the model was trained with process 'BlackScholes'; got 'Own'"):
@@ -311,8 +315,8 @@ def test_a_tampered_description_is_damage(tmp_path: Path, change: dict[str, obje
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    for path in (tmp_path / "nothing", tmp_path):
-        with pytest.raises(FileNotFoundError, match=re.escape(f"no model file at {str(path)!r}")):
+    for path, hint in ((tmp_path / "nothing", ""), (tmp_path, f": for a version of a store, {tmp_path}@latest")):
+        with pytest.raises(FileNotFoundError, match=f"^{re.escape(f'no model file at {str(path)!r}{hint}')}$"):
             smc.load(path)
 
 

@@ -217,7 +217,7 @@ def interrupting(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
 @pytest.mark.parametrize("at", [2, 50])
 def test_an_interrupt_keeps_what_was_learned(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     interrupting(monkeypatch, at)
-    result = smc.train(ASIAN, smc.ArithmeticAverage(), steps=200, recipe=TINY, progress=False)
+    result = smc.train(ASIAN, smc.ArithmeticAverage(), steps=200, time_steps=1, recipe=TINY, progress=False)
     assert result.interrupted
     assert result.surrogate.record["steps"] == at - 1
     price = result.surrogate.price({"volatility": 0.3}, 1.0, [0.0, 0.1], "put", 0.02)
@@ -228,7 +228,7 @@ def test_an_interrupt_keeps_what_was_learned(monkeypatch: pytest.MonkeyPatch, at
 def test_an_interrupt_before_anything_is_learned_is_passed_on(monkeypatch: pytest.MonkeyPatch, at: int, how: dict[str, float]) -> None:
     interrupting(monkeypatch, at)
     with pytest.raises(KeyboardInterrupt):
-        smc.train(ASIAN, smc.ArithmeticAverage(), recipe=TINY, progress=False, **how)
+        smc.train(ASIAN, smc.ArithmeticAverage(), time_steps=1, recipe=TINY, progress=False, **how)
 
 
 def test_ctrl_c_lets_the_step_end_and_a_second_one_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +242,7 @@ def test_ctrl_c_lets_the_step_end_and_a_second_one_stops_at_once(monkeypatch: py
 
     monkeypatch.setattr("spectralmc.training.loss_of", press)
     shell = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are deaf to it
-    result = smc.train(ASIAN, smc.ArithmeticAverage(), steps=200, recipe=TINY, progress=False)
+    result = smc.train(ASIAN, smc.ArithmeticAverage(), steps=200, time_steps=1, recipe=TINY, progress=False)
     assert (result.stopped, result.surrogate.record["steps"]) == ("interrupted", 50)
     before = signal.getsignal(signal.SIGINT)
     with Interrupts() as interrupts:
@@ -280,7 +280,7 @@ def test_a_loss_that_is_no_number_keeps_the_best_state_and_the_checkpoint_before
     monkeypatch.setattr("spectralmc.training.loss_of", broken)
     with pytest.warns(RuntimeWarning, match=rf"^the loss is {bad} at step 150: .*; the best state before it is kept$"):
         result = smc.train(
-            ASIAN, smc.ArithmeticAverage(), steps=200, recipe=TINY, progress=False, checkpoint=path, checkpoint_seconds=0.0
+            ASIAN, smc.ArithmeticAverage(), time_steps=1, steps=200, recipe=TINY, progress=False, checkpoint=path, checkpoint_seconds=0.0
         )  # fmt: skip
     assert (result.stopped, result.surrogate.record["steps"]) == ("diverged", 149)
     assert math.isfinite(float(result.surrogate.price({"volatility": 0.3}, 1.0, 0.0, carry=0.02).value))
@@ -323,6 +323,15 @@ def test_progress_is_shown_when_asked_for(capsys: pytest.CaptureFixture[str]) ->
         ({"steps": None, "budget": math.nan}, ValueError, "budget must be positive (seconds); got nan"),
         ({"seed": -1}, ValueError, "seed must be at least 0; got -1"),
         ({"time_steps": 0}, ValueError, "time_steps must be at least 1; got 0"),
+        (
+            {"time_steps": None, "functional": smc.ArithmeticAverage()},
+            ValueError,
+            "ArithmeticAverage is an outcome of the path: give time_steps, how many fixings it has",
+        ),
+        ({"resume": True}, ValueError, "resume needs the checkpoint to go on from: give its path as checkpoint"),
+        ({"space": {}}, TypeError, "space must be a ParameterSpace; got {}"),
+        ({"grid": (12, 24)}, TypeError, "grid must be a FrequencyGrid; got (12, 24)"),
+        ({"functional": smc.Terminal}, TypeError, "functional must be an object; got the class Terminal: Terminal()"),
     ],
 )
 def test_bad_arguments_are_refused(changes: dict[str, object], error: type[Exception], message: str) -> None:

@@ -34,18 +34,19 @@ class Track:
 
 
 class Mirror:
-    """The same path with the opposite noise of the asset: only X, moved by the increments of another track."""
+    """The same path with the opposite noise of the asset: X of another track, reflected in what it is without that noise."""
 
     def __init__(self, track: Track) -> None:
         self.track, self.process, self.scheme, self.state = track, track.process, track.scheme, track.state[:1]
-        self.shape = track.shape
+        self.shape, self.centre = track.shape, track.state[0]
         self.move: Increment | None = None
 
     def step(self, normals: Tensor) -> None:
         """Take one step, after the track has."""
         move = self.move = self.track.move
         assert move is not None
-        self.state = (torch.addcmul(self.state[0] + move.mean, torch.sqrt(move.variance), normals[-1], value=-1),)
+        self.centre = self.centre + move.mean
+        self.state = (torch.lerp(self.track.state[0], self.centre, 2.0),)
 
 
 class Inner(Track):

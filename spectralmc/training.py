@@ -444,7 +444,8 @@ class Trainer:
                     raise KeyboardInterrupt  # the copy learned it: nothing to keep
         each = (self.clock() - before) / (probe.steps - _EVERY)
         finer = refined(self.problem).substeps / self.problem.substeps
-        fixed = label * _HELD_OUT * _HELD_OUT_PATHS * self.recipe.paths + 0.5
+        double = torch.float64.itemsize / self.dtype.itemsize  # in which held-out labels are made
+        fixed = double * label * _HELD_OUT * _HELD_OUT_PATHS * self.recipe.paths + 0.5
         left = 0.96 * budget - fixed - (self.clock() - started)
 
         def price(steps: int) -> float:

@@ -129,9 +129,9 @@ class AverageMatch:
     def update(self, accumulator: tuple[Tensor, ...], mean: Tensor, variance: Tensor) -> tuple[Tensor, ...]:
         """Add a fixing whose logarithm has this mean and variance."""
         first, second, earlier = accumulator
-        price = torch.exp(mean + variance / 2)
+        price = torch.exp(torch.add(mean, variance, alpha=0.5))
         tilted = price * torch.exp(variance)
-        return first + price, second + price * (tilted + 2 * earlier), earlier + tilted
+        return first + price, torch.addcmul(second, price, torch.add(tilted, earlier, alpha=2)), earlier + tilted
 
     def finish(self, accumulator: tuple[Tensor, ...], steps: int) -> tuple[Tensor, Tensor]:
         """Return mean and variance of the logarithm."""

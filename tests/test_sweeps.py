@@ -226,7 +226,7 @@ def test_a_scheduler_that_is_not_there_or_is_something_else_is_refused(stranger:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     refused(f"tcp://127.0.0.1:{port}", f"no Dask scheduler answers at tcp://127.0.0.1:{port}: ")
-    refused(f"tcp://127.0.0.1:{stranger}", f"no Dask scheduler answers at tcp://127.0.0.1:{stranger}: ")
+    refused(f"tcp://127.0.0.1:{stranger}", f"no Dask scheduler answers at tcp://127.0.0.1:{stranger}: no answer within 2 s")
     refused("tls://localhost:8786", "no Dask scheduler answers at tls://localhost:8786: ")
 
 

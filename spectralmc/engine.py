@@ -23,6 +23,7 @@ from papermill.engines import NBClientEngine, papermill_engines
 
 NAME = "spectralmc"
 _SOCKET_PATH = 100  # a Unix socket's path must be shorter than 107 bytes
+_DIED = "the kernel process died (killed, or out of memory); try smaller parameters or more memory"
 _log = logging.getLogger("spectralmc.engine")
 _log.addHandler(logging.NullHandler())  # what went wrong is in the notebook
 _log.propagate = False
@@ -65,7 +66,7 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill has n
 
     def _plainly(self, error: BaseException) -> tuple[str, str]:
         if isinstance(error, DeadKernelError):
-            return "DeadKernelError", "the kernel process died (killed, or out of memory); try smaller parameters or more memory"
+            return "DeadKernelError", _DIED
         if isinstance(error, CellTimeoutError):
             return "CellTimeoutError", f"the run took longer than its {self.limit:g} s, in this cell; raise the timeout"
         return "KeyboardInterrupt", "interrupted by the user or the system while this cell ran"
@@ -101,6 +102,10 @@ class Engine(NBClientEngine):  # type: ignore[misc]
             except (DeadKernelError, CellTimeoutError, KeyboardInterrupt):
                 if not any(cell.metadata.papermill.status == nb_man.FAILED for cell in nb_man.nb.cells):
                     raise  # it happened outside a cell: nothing in the notebook says so
+            except RuntimeError as failure:
+                if "Kernel died" in str(failure):  # before its first answer it has no error of its own
+                    raise DeadKernelError(_DIED) from failure
+                raise
 
 
 papermill_engines.register(NAME, Engine)

@@ -61,7 +61,7 @@ def cluster(address: str) -> Iterator[Workers]:
     with ThreadPoolExecutor(1) as aside:  # a loop of its own: a notebook's is running already
         failure = aside.submit(_greet, address).exception()
     if failure is not None:  # nobody there, somebody else there, no certificate: each with an exception of its own
-        reason = " ".join(str(failure).split()) or type(failure).__name__
+        reason = " ".join(str(failure).split()) or f"no answer within {_PATIENCE} s ({type(failure).__name__})"
         raise InputError(f"no Dask scheduler answers at {address}: {reason}")
     client: Any = Client(address, timeout=_PATIENCE, set_as_default=False)
     try:

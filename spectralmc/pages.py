@@ -31,6 +31,7 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri
 TEMPLATES = Path(__file__).parent / "templates"
 _FIGURES = 1_400_000  # letters that the figures of a comparison may take, so that the page stays below 2 MB
 _SMALL = (420, 300), 48  # largest size and number of colours of such a figure
+_DIGITS = 5  # at most, of a number in a column of a comparison whose points are aligned
 # Code first, so that a dollar inside it stays what it is; then displayed, then inline formulae.
 _FORMULA = re.compile(
     r"(?P<code>```.*?```|`[^`\n]*`|\\\$)|\$\$(?P<block>.+?)\$\$|(?<!\$)\$(?=[^\s$])(?P<inline>[^$]*?[^\s$\\])\$(?!\d)", re.S
@@ -174,13 +175,14 @@ def comparison(name: str, swept: Sequence[str], records: list[dict[str, Any]], f
         *(_Column(key, [record["scalars"].get(key) for record in records], bars=True) for key in scalars),
     ]
     pictures = _small_figures(records, folder) if figures else [""] * len(records)
+    told = columns[2 + several : 2 + several + len(swept)]
     rows = [
         {
             **{key: record[key] for key in ("name", "status", "reason")},
             "index": index,
             "page": record["files"].get("html"),
             "thumbnail": picture,
-            "caption": " · ".join(f"{key} {shown(record['parameters'].get(key))}" for key in swept),
+            "caption": " · ".join(f"{column.title} {column.text(index)}" for column in told),
             "cells": [column.cell(index) for column in columns[2:]],
         }
         for index, (record, picture) in enumerate(zip(records, pictures, strict=True))
@@ -214,12 +216,27 @@ class _Column:
         self.number = bool(values) and all(v is None or n is not None for v, n in zip(values, self.numbers, strict=True))
         known = [abs(number) for number in self.numbers if number is not None]
         self.longest = max(known, default=0.0) if bars and self.number and len(set(known)) > 1 else 0.0
+        self.places = _places(values)
+
+    def text(self, row: int) -> str:
+        value = self.values[row]
+        if isinstance(value, float) and self.places is not None:
+            return f"{value:.{self.places}f}"
+        return "" if value is None else ", ".join(map(shown, value)) if isinstance(value, list) else shown(value)
 
     def cell(self, row: int) -> dict[str, Any]:
         value, number = self.values[row], self.numbers[row]
         part = None if number is None or not self.longest else round(100 * abs(number) / self.longest, 1)
-        text = "" if value is None else ", ".join(map(shown, value)) if isinstance(value, list) else shown(value)
-        return {"text": text, "value": "" if value is None else value, "number": self.number, "part": part}
+        return {"text": self.text(row), "value": "" if value is None else value, "number": self.number, "part": part}
+
+
+def _places(values: list[Any]) -> int | None:
+    """Return the decimal places that align a column of numbers; None where they differ too much in size for one number of places."""
+    texts = [shown(value) for value in values if isinstance(value, float) and value != 0]
+    places = [len(text.partition(".")[2]) for text in texts]
+    digits = [len(text.partition(".")[0].lstrip("-")) for text in texts]
+    plain = bool(texts) and all(re.fullmatch(r"-?\d+(\.\d+)?", text) for text in texts)
+    return max(places) if plain and max(places) + max(digits) <= _DIGITS else None
 
 
 def _holding(record: dict[str, Any]) -> str | None:

@@ -16,6 +16,7 @@ import papermill
 import pytest
 import torch
 from conftest import VERDICTS, notebook
+from jupyter_client.kernelspec import KernelSpec
 
 from spectralmc import pages, reports, runner
 from spectralmc import stored as storage
@@ -161,6 +162,16 @@ def test_a_bad_end_is_named_and_its_files_are_marked(reported: Path, name: str, 
     assert (record(reported, name)["status"], record(reported, name)["reason"]) == ("failed", reason)
     assert record(reported, name)["files"] == {"ipynb": f"{name}.failed.ipynb", "html": f"{name}.failed.html"}
     assert not [path for path in reported.iterdir() if path.name in (f"{name}.ipynb", f"{name}.html") or "part" in path.name]
+
+
+def test_a_kernel_that_dies_before_its_first_answer_is_named_as_one_that_dies_later(
+    stored: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = KernelSpec(argv=[sys.executable, "-c", "pass", "{connection_file}"], display_name="dies", language="python")
+    monkeypatch.setattr("spectralmc.engine._ThisPython.get_kernel_spec", lambda self, name: spec)
+    found = runner.run(stored(), {}, tmp_path / "out").record
+    assert found["status"] == "failed"
+    assert found["reason"] == "DeadKernelError: the kernel process died (killed, or out of memory); try smaller parameters or more memory"
 
 
 @pytest.mark.parametrize("name", ["failing", "dead", "slow"])

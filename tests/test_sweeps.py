@@ -226,7 +226,7 @@ def test_a_scheduler_that_is_not_there_or_is_something_else_is_refused(stranger:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     refused(f"tcp://127.0.0.1:{port}", f"no Dask scheduler answers at tcp://127.0.0.1:{port}: ")
-    refused(f"tcp://127.0.0.1:{stranger}", f"no Dask scheduler answers at tcp://127.0.0.1:{stranger}: ")
+    refused(f"tcp://127.0.0.1:{stranger}", f"no Dask scheduler answers at tcp://127.0.0.1:{stranger}: no answer within 2 s")
     refused("tls://localhost:8786", "no Dask scheduler answers at tls://localhost:8786: ")
 
 
@@ -278,6 +278,29 @@ def test_the_page_has_a_row_a_run_and_a_column_a_parameter_and_scalar(tmp_path: 
     assert re.findall(r"--part: ([\d.]+)%", page) == ["10.0", "100.0"]  # of the error alone: one time is like the other
     assert "a &lt;study&gt;" in page
     assert "it &lt;broke&gt;" in page
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ([0.6, 0.576, 12.0], ["0.600", "0.576", "12.000"]),
+        ([0.5, 0.0], ["0.5", "0.0"]),
+        ([1e-9, 0.5], ["1.0e-09", "0.5"]),  # one number of places would show nothing of one or too much of the other
+        ([123.0, 0.00123], ["123", "0.00123"]),
+        ([1, 20], ["1", "20"]),
+        ([["a", "b"], None], ["a, b", ""]),
+    ],
+)
+def test_the_points_of_a_column_are_aligned(tmp_path: Path, values: list[Any], texts: list[str]) -> None:
+    page = pages.comparison("study", ("p",), [a_record(i, parameters={"p": value}) for i, value in enumerate(values)], tmp_path)
+    cells = re.findall(r"<tr data-run.*?</td><td[^>]*>([^<]*)</td>", page)
+    assert cells == texts
+
+
+def test_a_figure_is_told_as_the_table_tells_it(tmp_path: Path) -> None:
+    record = a_record(1, status="failed", reason="no", parameters={"kinds": ["a", "b"], "rate": 0.5})
+    (caption,) = re.findall(r"<figcaption>([^<]*)<", pages.comparison("study", ("kinds", "rate"), [record], tmp_path))
+    assert caption == "kinds a, b · rate 0.5"
 
 
 def test_the_page_runs_its_own_script_and_no_other(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ const figures = new Map([...document.querySelectorAll("figure")].map((figure) =>
 
 function compare(a, b) {
   const [x, y] = [Number(a), Number(b)];
-  return Number.isNaN(x) || Number.isNaN(y) ? a.localeCompare(b) : x - y;
+  return Number.isNaN(x) || Number.isNaN(y) ? a.localeCompare(b, "en", { numeric: true }) : x - y; // "9 of 11" before "10 of 11"
 }
 
 function sort(column) {

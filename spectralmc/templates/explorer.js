@@ -95,10 +95,14 @@ class Panel {
     this.margin = { left: 46, right: 12, top: 22, bottom: 38 };
   }
 
+  /** Look how large the canvas is: for all panels before any is drawn, since to look after a change makes the browser lay out the page. */
+  measure() {
+    [this.width, this.height] = [this.canvas.clientWidth, this.canvas.clientHeight];
+  }
+
   /** Clear, and return whether there is room to draw. */
   begin(colours) {
     const ratio = window.devicePixelRatio || 1;
-    [this.width, this.height] = [this.canvas.clientWidth, this.canvas.clientHeight];
     if (this.width < 80 || this.height < 80) return false; // out of sight: its size will be told when it is not
     const pixels = [Math.round(this.width * ratio), Math.round(this.height * ratio)];
     if (this.canvas.width !== pixels[0] || this.canvas.height !== pixels[1]) [this.canvas.width, this.canvas.height] = pixels;
@@ -609,14 +613,19 @@ class View {
 
   listen() {
     this.receive = (message, buffers) => this.answered(message, buffers);
+    this.stale = true; // what styles and sizes are is asked for again only after they changed
     this.model.on("msg:custom", this.receive);
-    this.repaint = () => {
+    this.again = () => {
+      this.stale = true;
       this.paint();
-      setTimeout(() => this.paint(), 500); // while styles change, nothing has a size
+    };
+    this.repaint = () => {
+      this.again();
+      setTimeout(this.again, 500); // while styles change, nothing has a size
     };
     this.theme = new MutationObserver(this.repaint);
     this.theme.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name", "class"] });
-    this.size = new ResizeObserver(() => this.paint());
+    this.size = new ResizeObserver(this.again);
     for (const panel of this.panels) this.size.observe(panel.canvas);
     this.scheme = window.matchMedia("(prefers-color-scheme: dark)");
     this.scheme.addEventListener("change", this.repaint);
@@ -731,7 +740,12 @@ class View {
 
   paint() {
     if (!this.answer || this.closed) return "";
-    const colours = this.colours();
+    if (this.stale || this.panels.some((panel) => !panel.width)) {
+      this.looks = this.colours();
+      for (const panel of this.panels) panel.measure();
+      this.stale = false;
+    }
+    const colours = this.looks;
     const seen = (law) => !this.hidden.has(law);
     const k = this.point[this.about.controls.at(-1).name];
     if (this.density.begin(colours)) drawDensity(this.density, this.answer, seen, this.about.levels, k);

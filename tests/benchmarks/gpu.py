@@ -12,6 +12,7 @@ does for it is printed too, and depends on the host.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
 import os
@@ -26,6 +27,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import torch
 from torch import Tensor
@@ -489,6 +491,8 @@ def notebook(path: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
+    if importlib.util.find_spec("IPython") is None:  # without Jupyter, figures that would be shown live are drawn all the same
+        sys.modules["IPython"] = Mock(get_ipython=lambda: None, version_info=(9, 0))
     cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
     space: dict[str, Any] = {"__name__": "__main__"}
     os.chdir(path.parent)

@@ -59,7 +59,11 @@ BOXES = {
         exact=True,
     ),
     "asian": Box(
-        smc.ParameterSpace(Heston, HESTON, (0.05, 3.0), (0.0, 0.08), logarithmic=LOGARITHMIC), smc.ArithmeticAverage(), 32, 300.0
+        smc.ParameterSpace(Heston, HESTON, (0.05, 3.0), (0.0, 0.08), logarithmic=LOGARITHMIC),
+        smc.ArithmeticAverage(),
+        32,
+        300.0,
+        recipe=smc.Recipe(paths=1024, fresh=4),
     ),
     "maximum": Box(
         smc.ParameterSpace(smc.BlackScholes, {"volatility": (0.05, 0.6)}, (0.05, 3.0), (0.0, 0.08)), smc.Maximum(), 64, 120.0

@@ -167,8 +167,8 @@ class Draws:
         """Return the bridged normals, (steps, factors, B, N)."""
         size = self.points_each(total)
         dimensions = min(steps * factors, self.dimensions or steps * factors)
-        points = self._scrambled_points(dimensions, paths, size)[:, None]  # (D, 1, N)
-        points = points ^ self._shifts(sets, paths, dimensions, size)
+        points = self._scrambled_points(dimensions, paths, size)[:, None].int()  # (D, 1, N); 30 bits need no more
+        points = points ^ self._shifts(sets, paths, dimensions, size).int()
         # the tail nearer to 0 keeps its digits: reflect the upper half, take the quantile there, then the sign
         reflection = (points >> (_SOBOL_BITS - 1)).neg_().bitwise_and_((1 << _SOBOL_BITS) - 1)
         tail = points.bitwise_xor_(reflection).to(dtype)

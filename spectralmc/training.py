@@ -91,7 +91,7 @@ class Recipe:
     fresh
         new parameter sets a step, in blocks of thirty-two steps.
     batch
-        labels of one step.
+        labels of one step.  The more often a label is seen, the more of its noise is learned: batch over fresh is how often.
     """
 
     paths: int = 512

@@ -63,7 +63,7 @@ BOXES = {
         smc.ArithmeticAverage(),
         32,
         300.0,
-        recipe=smc.Recipe(paths=1024, fresh=4),
+        recipe=smc.Recipe(paths=1024, fresh=4, batch=128),
     ),
     "maximum": Box(
         smc.ParameterSpace(smc.BlackScholes, {"volatility": (0.05, 0.6)}, (0.05, 3.0), (0.0, 0.08)), smc.Maximum(), 64, 120.0

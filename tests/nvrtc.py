@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,7 +42,15 @@ def _library(toolkit: str) -> Any:
 
 
 def compiled(source: str, toolkit: str, architecture: str, expressions: list[str], options: tuple[str, ...] = ()) -> Compiled:
-    """Compile CUDA C++ to the machine code of ``sm_XY`` for these name expressions, or raise `RefusedError`."""
+    """Compile CUDA C++ to the machine code of ``sm_XY`` for these name expressions, or raise `RefusedError`.
+
+    In a thread of its own: CUDA 11.8's compiler leaves its thread in the C locale, where files are read as ASCII.
+    """
+    with ThreadPoolExecutor(1) as apart:
+        return apart.submit(_compiled, source, toolkit, architecture, expressions, options).result()
+
+
+def _compiled(source: str, toolkit: str, architecture: str, expressions: list[str], options: tuple[str, ...]) -> Compiled:
     library, program = _library(toolkit), ctypes.c_void_p()
     library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernels.cu", 0, None, None)
     try:

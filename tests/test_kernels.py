@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 from contextlib import nullcontext
 from typing import Any
 
@@ -55,7 +56,9 @@ def expressions() -> list[str]:
 
 @pytest.mark.parametrize(("toolkit", "architecture"), CARDS)
 def test_every_kernel_compiles_within_its_registers_and_without_spills(toolkit: str, architecture: str) -> None:
+    encoding = locale.getencoding()
     made = nvrtc.compiled(cuda.source(), toolkit, architecture, expressions(), cuda.OPTIONS)
+    assert locale.getencoding() == encoding
     assert made.code.startswith(b"\x7fELF")
     assert set(made.use) == set(expressions())
     for name, (registers, spills) in made.use.items():

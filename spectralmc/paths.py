@@ -16,7 +16,7 @@ from torch import Tensor
 from spectralmc import compiled
 from spectralmc.device import choose, complex_of, in_halves, place
 from spectralmc.draws import Draws
-from spectralmc.functionals import Functional, expected_outcome
+from spectralmc.functionals import Functional, expected_outcome, refuse_other
 from spectralmc.processes import Scheme, TimeGrid, batch_size, scheme_of, with_fields
 from spectralmc.processes.base import numeric_fields
 from spectralmc.stepping import ConditionalMatch, ConditionalOutcome, Inner, Mirror, Outcome, Track, reach
@@ -319,6 +319,8 @@ class _Run:
         for name, given, kind in (("grid", grid, TimeGrid), ("draws", draws, Draws)):
             if not isinstance(given, kind):
                 raise TypeError(f"{name} must be a {kind.__name__}; got {given!r}")
+        if isinstance(process, type):
+            raise TypeError(f"process must be an object; got the class {process.__name__}: give it its parameters")
         complex_of(dtype)  # float32 or float64, or a refusal
         draws.runs(count("paths", paths))  # refuses what cannot be divided
         scheme_found, b = scheme_of(process, scheme), real("carry", carry, unit="1/year")
@@ -562,8 +564,7 @@ class _Run:
         return _Part(process, self.scheme if exact else scheme_of(process, None), control)
 
     def refuse_impossible(self, part: _Part) -> None:
-        if isinstance(part.functional, type):
-            raise TypeError(f"a functional must be an object; got the class {part.functional.__name__}: {part.functional.__name__}()")
+        refuse_other(part.functional)
         law, outcome = type(part.process).__name__, type(part.functional).__name__
         takes, given = getattr(part.functional, "assets", None), getattr(part.process, "assets", 1)
         if takes not in (None, given):

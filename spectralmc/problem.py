@@ -102,8 +102,6 @@ class Problem:
         for name, kind in (("space", ParameterSpace), ("grid", FrequencyGrid)):
             if not isinstance(value := getattr(self, name), kind):
                 raise TypeError(f"{name} must be a {kind.__name__}; got {value!r}")
-        if isinstance(self.functional, type):
-            raise TypeError(f"functional must be an object; got the class {self.functional.__name__}: {self.functional.__name__}()")
         count("time_steps", self.time_steps)
         count("substeps", self.substeps)
 

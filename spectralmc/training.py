@@ -38,7 +38,7 @@ from spectralmc.calibration import SHARE as CALIBRATION_SHARE
 from spectralmc.calibration import calibrated, design, refined
 from spectralmc.device import choose, complex_of, device_name, place
 from spectralmc.draws import Draws
-from spectralmc.functionals import Functional, Terminal
+from spectralmc.functionals import Functional, Terminal, refuse_other
 from spectralmc.graphs import GraphedSteps, loss_of
 from spectralmc.interrupts import Interrupts
 from spectralmc.labels import Labeller
@@ -247,6 +247,7 @@ def train(
 
 def _fixings(functional: Functional, time_steps: int | None) -> int:
     """Return how many fixings a path has: what an outcome of the path is made of, not something to guess."""
+    refuse_other(functional)
     if time_steps is None and not isinstance(functional, Terminal):
         raise ValueError(f"{type(functional).__name__} is an outcome of the path: give time_steps, how many fixings it has")
     return 1 if time_steps is None else count("time_steps", time_steps)

@@ -175,7 +175,13 @@ def test_a_standard_error_from_one_is_refused(draws: smc.Draws) -> None:
         ({"memory": 0}, ValueError, "memory must be at least 1; got 0"),
         ({"draws": 1}, TypeError, "draws must be a Draws; got 1"),
         ({"grid": 1.0}, TypeError, "grid must be a TimeGrid; got 1.0"),
-        ({"functional": smc.Terminal}, TypeError, "a functional must be an object; got the class Terminal: Terminal()"),
+        ({"functional": smc.Terminal}, TypeError, "a functional must be an object; got the class Terminal: give Terminal()"),
+        (
+            {"functional": "Terminal"},
+            TypeError,
+            "a functional must be an object with start, update and finish (several: a tuple of them); got 'Terminal'",
+        ),
+        ({"process": smc.BlackScholes}, TypeError, "process must be an object; got the class BlackScholes: give it its parameters"),
         ({"scheme": "milstein"}, ValueError, "scheme of BlackScholes must be one of exact, euler; got 'milstein'"),
     ],
 )

@@ -331,7 +331,7 @@ def test_progress_is_shown_when_asked_for(capsys: pytest.CaptureFixture[str]) ->
         ({"resume": True}, ValueError, "resume needs the checkpoint to go on from: give its path as checkpoint"),
         ({"space": {}}, TypeError, "space must be a ParameterSpace; got {}"),
         ({"grid": (12, 24)}, TypeError, "grid must be a FrequencyGrid; got (12, 24)"),
-        ({"functional": smc.Terminal}, TypeError, "functional must be an object; got the class Terminal: Terminal()"),
+        ({"functional": smc.Terminal}, TypeError, "a functional must be an object; got the class Terminal: give Terminal()"),
     ],
 )
 def test_bad_arguments_are_refused(changes: dict[str, object], error: type[Exception], message: str) -> None:

@@ -13,7 +13,7 @@ All work on Y_t = ln(S_t/S₀) at the fixings t_i = iT/M.
 """
 
 from spectralmc.functionals.averages import ArithmeticAverage, GeometricAverage, Terminal
-from spectralmc.functionals.base import Functional, expected_outcome
+from spectralmc.functionals.base import Functional, expected_outcome, refuse_other
 from spectralmc.functionals.baskets import Basket, GeometricBasket
 from spectralmc.functionals.extremes import KnockOut, Maximum, Minimum
 from spectralmc.functionals.variance import RealizedVariance
@@ -30,4 +30,5 @@ __all__ = [
     "RealizedVariance",
     "Terminal",
     "expected_outcome",
+    "refuse_other",
 ]

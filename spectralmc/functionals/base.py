@@ -39,3 +39,11 @@ def expected_outcome(functional: Any, process: Any, grid: TimeGrid, carry: Tenso
         mean, variance = functional.lognormal_law(process.integrated_variance(grid.maturity), grid, carry)
         return torch.exp(mean + variance / 2)
     return None
+
+
+def refuse_other(given: Any) -> None:
+    """Raise a ``TypeError`` for what is not a functional: the class in the place of an object, a name, a list."""
+    if isinstance(given, type):
+        raise TypeError(f"a functional must be an object; got the class {given.__name__}: give {given.__name__}()")
+    if not all(hasattr(given, name) for name in ("start", "update", "finish")):
+        raise TypeError(f"a functional must be an object with start, update and finish (several: a tuple of them); got {given!r}")
